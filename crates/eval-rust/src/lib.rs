@@ -1,1 +1,60 @@
-//! eval-rust
+//! Scores of Rust answers: rates, pass@k and their evidence, computed from verdicts.
+//!
+//! This crate owns the arithmetic over verdicts today. The sandbox and the out-of-process judge that will produce the
+//! verdicts belong here too and are not part of it yet; nothing in this crate pretends to run a candidate.
+
+mod pass_at_k;
+mod verdict;
+
+pub use pass_at_k::{mean_pass_at_k, pass_at_k};
+pub use verdict::{Rates, Verdict, read_verdicts, score};
+
+/// What can go wrong while reading or scoring verdicts.
+#[derive(Debug, thiserror::Error)]
+pub enum EvalError {
+    /// The file could not be read.
+    #[error("reading verdicts from {path}: {source}; check that the judge wrote this file")]
+    Read {
+        /// The file.
+        path: String,
+        /// The operating system's error.
+        source: std::io::Error,
+    },
+    /// A line is not a verdict.
+    #[error(
+        "{path}:{line}: not a verdict: {source}; each line is one JSON object with exactly the fields of `Verdict`"
+    )]
+    Line {
+        /// The file.
+        path: String,
+        /// 1-based line number.
+        line: usize,
+        /// The parser's error.
+        source: serde_json::Error,
+    },
+    /// A verdict contradicts itself.
+    #[error(
+        "{path}:{line}: task {task} reports passed tests although it did not compile; the judge's output is damaged"
+    )]
+    Contradiction {
+        /// The file.
+        path: String,
+        /// 1-based line number.
+        line: usize,
+        /// The task.
+        task: String,
+    },
+    /// pass@k needs at least k samples per task.
+    #[error(
+        "pass@{k} needs at least {k} samples of every task, a task has {n}; draw more samples or ask for a smaller k"
+    )]
+    TooFewSamples {
+        /// Requested k.
+        k: u64,
+        /// Samples found.
+        n: u64,
+    },
+    /// There is nothing to score.
+    #[error("no verdict in the input: a rate over nothing is undefined; run the judge first")]
+    Empty,
+}

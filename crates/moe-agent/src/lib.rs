@@ -1,1 +1,43 @@
-//! moe-agent
+//! The Rust-agent line: today, the record format of its mutation pairs.
+//!
+//! A mutation pair is a whole file before and after a fix, with the failing test's own output. Mining the pairs, executed
+//! trajectories, adapters and the reinforcement stages belong to this crate and are not part of it yet.
+
+mod mutation;
+
+pub use mutation::{MutationRecord, read_mutations};
+
+/// What can go wrong while reading agent records.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The file could not be read.
+    #[error("reading records from {path}: {source}")]
+    Read {
+        /// The file.
+        path: String,
+        /// The operating system's error.
+        source: std::io::Error,
+    },
+    /// A line is not a record.
+    #[error(
+        "{path}:{line}: not a mutation record: {source}; each line is one JSON object with exactly the documented fields"
+    )]
+    Line {
+        /// The file.
+        path: String,
+        /// 1-based line number.
+        line: usize,
+        /// The parser's error.
+        source: serde_json::Error,
+    },
+    /// A record cannot teach a repair.
+    #[error("{path}:{line}: {problem}; drop the record or mine it again")]
+    Unusable {
+        /// The file.
+        path: String,
+        /// 1-based line number.
+        line: usize,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+}
