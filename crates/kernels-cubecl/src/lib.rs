@@ -1,1 +1,30 @@
-//! kernels-cubecl
+//! Every numeric op of the language models: definition, f64 reference, CPU path and hand-written backward.
+//!
+//! Use the functions at the crate root on `burn` tensors. They are generic over [`LmBackend`], the backend-extension trait
+//! whose methods have portable bodies made of plain burn ops; [`Cpu`] overrides them with threaded slice kernels, and
+//! `Autodiff<B>` carries the backward of each op. A further backend only overrides methods.
+//!
+//! Each op has a folder under [`ops`] with its maths, an f64 reference in plain loops and its share of the case table.
+
+mod autodiff;
+mod backend;
+mod cpu;
+mod device;
+mod error;
+mod functions;
+mod layout;
+mod leaf;
+pub mod ops;
+mod portable;
+
+pub use autodiff::{Block, Gradients, recompute};
+pub use backend::{CrossEntropyParts, LmBackend, Rotation, StatsParts, Tracked};
+pub use device::{Cpu, Device, DeviceChoice};
+pub use error::KernelError;
+pub use functions::{
+    CrossEntropy, TokenStats, adamw_step, add_assign, add_rms_norm, attention, attention_cached, embedding, linear,
+    linear_cross_entropy, rms_norm, rope_qkv, sum_squares, swiglu, token_logprobs, token_stats,
+};
+pub use layout::{HeadLayout, Spans};
+pub use leaf::Leaf;
+pub use ops::adamw::AdamW;

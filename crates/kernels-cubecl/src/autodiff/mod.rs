@@ -1,0 +1,200 @@
+//! The backward pass of every op: `LmBackend` for `Autodiff<B>`.
+//!
+//! Each op runs the inner backend's `_fwd` piece and makes one graph node whose state is what the `_bwd` piece needs.
+
+mod node;
+mod ops;
+mod replay;
+
+use std::sync::Arc;
+
+use burn::backend::Autodiff;
+use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn::tensor::ops::{FloatTensor, IntTensor};
+use burn::tensor::{
+    Tensor, TensorMetadata, TensorPrimitive,
+    backend::{AutodiffBackend, Backend},
+};
+
+use crate::{HeadLayout, Leaf, LmBackend, Rotation, Tracked, backend::StatsParts};
+use node::Node;
+use ops::{
+    AddBackward, AttentionBackward, AttentionSinksBackward, CrossEntropyBackward, EmbeddingBackward, LinearBackward,
+    LogprobsBackward, RmsNormBackward, RopeBackward, SwigluBackward,
+};
+use replay::Segment;
+
+pub use burn::backend::autodiff::grads::Gradients;
+
+/// A block of layers as a function of its input and its parameters.
+pub type Block<B> = Arc<dyn Fn(Tensor<B, 3>, Vec<Leaf<B>>) -> Tensor<B, 3> + Send + Sync>;
+
+/// Runs `f(x, leaves)` without keeping its activations; the backward pass runs `f` again.
+///
+/// The gradients are bit-equal to those of plain `f(x, leaves)`, which is what a backend without autodiff runs.
+/// `f` must do the same ops each time it is called, and everything that wants a gradient must come in through `x` and
+/// `leaves`. Only the ops of this crate are recomputed: state that plain burn ops save stays in memory.
+pub fn recompute<B: LmBackend>(x: Tensor<B, 3>, leaves: Vec<Leaf<B>>, f: Block<B>) -> Tensor<B, 3> {
+    B::lm_recompute(x, leaves, f)
+}
+
+fn constant<B: LmBackend, C: CheckpointStrategy>(out: FloatTensor<B>) -> FloatTensor<Autodiff<B, C>> {
+    <Autodiff<B, C> as AutodiffBackend>::from_inner(out)
+}
+
+impl<B: LmBackend, C: CheckpointStrategy> LmBackend for Autodiff<B, C> {
+    fn lm_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        let node = Node::<B, C, 2>::open([&x, &weight]);
+        let [x_tracked, w_tracked] = node.tracked;
+        let out = B::lm_linear(x.primitive.clone(), weight.primitive.clone());
+        node.close(LinearBackward, out, || (w_tracked.then_some(x.primitive), x_tracked.then_some(weight.primitive)))
+    }
+
+    fn lm_rms_norm(x: FloatTensor<Self>, gamma: FloatTensor<Self>, eps: f32) -> FloatTensor<Self> {
+        let node = Node::<B, C, 2>::open([&x, &gamma]);
+        let (y, rstd) = B::lm_rms_norm_fwd(x.primitive.clone(), gamma.primitive.clone(), eps);
+        node.close(RmsNormBackward, y, || (x.primitive, gamma.primitive, rstd))
+    }
+
+    /// One fused forward, two nodes: the sum has further users, so it is a node of its own.
+    fn lm_add_rms_norm(
+        x: FloatTensor<Self>,
+        residual: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        eps: f32,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let node = Node::<B, C, 2>::open([&x, &residual]);
+        let (sum, y, rstd) = B::lm_add_rms_norm_fwd(x.primitive, residual.primitive, gamma.primitive.clone(), eps);
+        let sum = node.close(AddBackward, sum, || ());
+        let node = Node::<B, C, 2>::open([&sum, &gamma]);
+        let y = node.close(RmsNormBackward, y, || (sum.primitive.clone(), gamma.primitive, rstd));
+        (sum, y)
+    }
+
+    fn lm_rope_qkv(
+        qkv: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        heads: HeadLayout,
+        rotation: Rotation,
+    ) -> FloatTensor<Self> {
+        let node = Node::<B, C, 1>::open([&qkv]);
+        let (cos, sin) = (cos.primitive, sin.primitive);
+        let out = B::lm_rope_qkv(qkv.primitive, cos.clone(), sin.clone(), heads, rotation);
+        node.close(RopeBackward, out, || (cos, sin, heads, rotation))
+    }
+
+    fn lm_attention(
+        qkv: FloatTensor<Self>,
+        start: IntTensor<Self>,
+        end: IntTensor<Self>,
+        sinks: Option<FloatTensor<Self>>,
+        heads: HeadLayout,
+        scale: f32,
+    ) -> FloatTensor<Self> {
+        let forward = |qkv: &FloatTensor<Self>, sinks| {
+            B::lm_attention_fwd(qkv.primitive.clone(), start.clone(), end.clone(), sinks, heads, scale)
+        };
+        match sinks {
+            None => {
+                let node = Node::<B, C, 1>::open([&qkv]);
+                let (out, lse) = forward(&qkv, None);
+                node.close(AttentionBackward, out.clone(), || (qkv.primitive, out, lse, start, end, heads, scale))
+            }
+            Some(sinks) => {
+                let node = Node::<B, C, 2>::open([&qkv, &sinks]);
+                let (out, lse) = forward(&qkv, Some(sinks.primitive.clone()));
+                node.close(AttentionSinksBackward, out.clone(), || {
+                    ((qkv.primitive, out, lse, start, end, heads, scale), sinks.primitive)
+                })
+            }
+        }
+    }
+
+    fn lm_attention_cached(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        start: IntTensor<Self>,
+        end: IntTensor<Self>,
+        sinks: Option<FloatTensor<Self>>,
+        heads: HeadLayout,
+        scale: f32,
+    ) -> FloatTensor<Self> {
+        let (q, k, v, sinks) = (q.primitive, k.primitive, v.primitive, sinks.map(|sinks| sinks.primitive));
+        constant::<B, C>(B::lm_attention_cached(q, k, v, start, end, sinks, heads, scale))
+    }
+
+    fn lm_swiglu(gate_up: FloatTensor<Self>) -> FloatTensor<Self> {
+        let node = Node::<B, C, 1>::open([&gate_up]);
+        let out = B::lm_swiglu(gate_up.primitive.clone());
+        node.close(SwigluBackward, out, || gate_up.primitive)
+    }
+
+    fn lm_embedding(weight: FloatTensor<Self>, ids: IntTensor<Self>) -> FloatTensor<Self> {
+        let node = Node::<B, C, 1>::open([&weight]);
+        let n_rows = weight.shape()[0];
+        let out = B::lm_embedding(weight.primitive, ids.clone());
+        node.close(EmbeddingBackward, out, || (ids, n_rows))
+    }
+
+    fn lm_linear_cross_entropy(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        weights: FloatTensor<Self>,
+        z_loss: f32,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let node = Node::<B, C, 2>::open([&x, &weight]);
+        let want = Tracked { x: node.tracked[0], weight: node.tracked[1] };
+        let (x, weight, weights) = (x.primitive, weight.primitive, weights.primitive);
+        let parts = B::lm_linear_cross_entropy_fwd(x, weight, targets, weights, z_loss, want);
+        let loss = node.close(CrossEntropyBackward, parts.loss, || (parts.dx, parts.dw));
+        (loss, constant::<B, C>(parts.nll))
+    }
+
+    fn lm_token_logprobs(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let node = Node::<B, C, 2>::open([&x, &weight]);
+        let want = Tracked { x: node.tracked[0], weight: node.tracked[1] };
+        let (x, weight) = (x.primitive, weight.primitive);
+        let (out, lse) = B::lm_token_logprobs_fwd(x.clone(), weight.clone(), targets.clone());
+        node.close(LogprobsBackward, out, || (x, weight, targets, lse, want))
+    }
+
+    fn lm_token_stats(x: FloatTensor<Self>, weight: FloatTensor<Self>, targets: IntTensor<Self>) -> StatsParts<Self> {
+        let (logprob, lse, argmax) = B::lm_token_stats(x.primitive, weight.primitive, targets);
+        (constant::<B, C>(logprob), constant::<B, C>(lse), argmax)
+    }
+
+    fn lm_recompute(x: Tensor<Self, 3>, leaves: Vec<Leaf<Self>>, f: Block<Self>) -> Tensor<Self, 3> {
+        let tracked = |primitive: FloatTensor<Self>| primitive.is_tracked();
+        let wanted = tracked(primitive(&x))
+            || leaves.iter().any(|leaf| match leaf {
+                Leaf::Vector(tensor) => tracked(primitive(tensor)),
+                Leaf::Matrix(tensor) => tracked(primitive(tensor)),
+            });
+        if Segment::active() || !wanted {
+            return f(x, leaves);
+        }
+        let x_inner = x.clone().inner();
+        let leaves_inner: Vec<Leaf<B>> =
+            leaves.iter().map(|leaf| leaf.clone().map_primitive(<Self as AutodiffBackend>::inner)).collect();
+        let again = f.clone();
+        let segment = Segment::new(move || {
+            let leaves = leaves_inner.into_iter().map(|leaf| leaf.map_primitive(constant::<B, C>)).collect();
+            again(Tensor::from_inner(x_inner), leaves);
+        });
+        segment.record(|| f(x, leaves))
+    }
+}
+
+fn primitive<B: Backend, const D: usize>(tensor: &Tensor<B, D>) -> FloatTensor<B> {
+    match tensor.clone().into_primitive() {
+        TensorPrimitive::Float(primitive) => primitive,
+        quantized @ TensorPrimitive::QFloat(_) => quantized.tensor(),
+    }
+}

@@ -1,0 +1,152 @@
+//! The backward step of each op.
+
+use burn::backend::Autodiff;
+use burn::backend::autodiff::checkpoint::base::Checkpointer;
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops};
+use burn::tensor::backend::AutodiffBackend;
+use burn::tensor::ops::{FloatTensor, IntTensor};
+
+use super::node::Var;
+use super::replay::Saved;
+use crate::{HeadLayout, LmBackend, Rotation, Tracked};
+
+/// `step!(Name, parents, state type, |grads, dy, state, parents| body)`: a backward step with its saved state.
+macro_rules! step {
+    ($(#[$doc:meta])* $name:ident, $n:literal, $state:ty, |$grads:ident, $dy:ident, $saved:pat_param, $parents:pat_param| $body:block) => {
+        $(#[$doc])*
+        #[derive(Debug)]
+        pub(super) struct $name;
+
+        impl<B: LmBackend> Backward<B, $n> for $name {
+            type State = Saved<$state>;
+
+            fn backward(self, ops: Ops<Self::State, $n>, $grads: &mut Gradients, _: &mut Checkpointer) {
+                let $dy = $grads.consume::<B>(&ops.node);
+                let $saved = ops.state.take();
+                let $parents = ops.parents;
+                $body
+            }
+        }
+    };
+}
+
+step!(
+    /// `x` is saved when the weight is tracked, the weight when `x` is.
+    LinearBackward, 2, (Option<FloatTensor<B>>, Option<FloatTensor<B>>), |grads, dy, (x, weight), [x_node, w_node]| {
+        if let (Some(node), Some(x)) = (w_node, x) {
+            grads.register::<B>(node.id, B::lm_linear_dw(dy.clone(), x));
+        }
+        if let (Some(node), Some(weight)) = (x_node, weight) {
+            grads.register::<B>(node.id, B::lm_linear_dx(dy, weight));
+        }
+    }
+);
+
+step!(
+    /// The gradient that already reached `x` on another way is added inside the kernel.
+    RmsNormBackward, 2, (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>), |grads, dy, (x, gamma, rstd), [x_node, g_node]| {
+        let carry = x_node.as_ref().and_then(|node| {
+            let mut probe: Var<B> = <Autodiff<B> as AutodiffBackend>::from_inner(x.clone());
+            probe.node = node.clone();
+            grads.remove::<B>(&probe)
+        });
+        let (dx, dgamma) = B::lm_rms_norm_bwd(dy, x, gamma, rstd, carry);
+        if let Some(node) = x_node {
+            grads.register::<B>(node.id, dx);
+        }
+        if let Some(node) = g_node {
+            grads.register::<B>(node.id, dgamma);
+        }
+    }
+);
+
+step!(
+    /// Both summands get the gradient as it is.
+    AddBackward, 2, (), |grads, dy, (), parents| {
+        for node in parents.into_iter().flatten() {
+            grads.register::<B>(node.id, dy.clone());
+        }
+    }
+);
+
+step!(
+    /// The transpose of a rotation is the rotation back.
+    RopeBackward, 1, (FloatTensor<B>, FloatTensor<B>, HeadLayout, Rotation), |grads, dy, (cos, sin, heads, rotation), [node]| {
+        let back = match rotation {
+            Rotation::Forward => Rotation::Backward,
+            Rotation::Backward => Rotation::Forward,
+        };
+        if let Some(node) = node {
+            grads.register::<B>(node.id, B::lm_rope_qkv(dy, cos, sin, heads, back));
+        }
+    }
+);
+
+/// qkv, out, lse, start, end, heads, scale.
+type AttentionState<B> = (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>, IntTensor<B>, IntTensor<B>, HeadLayout, f32);
+
+step!(
+    /// Attention without sinks.
+    AttentionBackward, 1, AttentionState<B>, |grads, dy, (qkv, out, lse, start, end, heads, scale), [node]| {
+        if let Some(node) = node {
+            let (dqkv, _) = B::lm_attention_bwd(dy, qkv, out, lse, start, end, None, heads, scale);
+            grads.register::<B>(node.id, dqkv);
+        }
+    }
+);
+
+step!(
+    /// Attention with sinks, which are a parameter.
+    AttentionSinksBackward, 2, (AttentionState<B>, FloatTensor<B>), |grads, dy, (state, sinks), [qkv_node, sinks_node]| {
+        let (qkv, out, lse, start, end, heads, scale) = state;
+        let (dqkv, dsinks) = B::lm_attention_bwd(dy, qkv, out, lse, start, end, Some(sinks), heads, scale);
+        if let Some(node) = qkv_node {
+            grads.register::<B>(node.id, dqkv);
+        }
+        if let (Some(node), Some(dsinks)) = (sinks_node, dsinks) {
+            grads.register::<B>(node.id, dsinks);
+        }
+    }
+);
+
+step!(
+    /// Keeps gate and up; the gated product is cheap to differentiate from them.
+    SwigluBackward, 1, FloatTensor<B>, |grads, dy, gate_up, [node]| {
+        if let Some(node) = node {
+            grads.register::<B>(node.id, B::lm_swiglu_bwd(dy, gate_up));
+        }
+    }
+);
+
+step!(
+    /// Keeps the ids and the height of the table.
+    EmbeddingBackward, 1, (IntTensor<B>, usize), |grads, dy, (ids, n_rows), [node]| {
+        if let Some(node) = node {
+            grads.register::<B>(node.id, B::lm_embedding_bwd(dy, ids, n_rows));
+        }
+    }
+);
+
+step!(
+    /// Keeps the finished gradients; the upstream gradient is one number.
+    CrossEntropyBackward, 2, (Option<FloatTensor<B>>, Option<FloatTensor<B>>), |grads, dy, (dx, dw), parents| {
+        for (node, gradient) in parents.into_iter().zip([dx, dw]) {
+            if let (Some(node), Some(gradient)) = (node, gradient) {
+                grads.register::<B>(node.id, B::lm_scale(gradient, dy.clone()));
+            }
+        }
+    }
+);
+
+step!(
+    /// Keeps the operands; the logits are made again.
+    LogprobsBackward, 2, (FloatTensor<B>, FloatTensor<B>, IntTensor<B>, FloatTensor<B>, Tracked), |grads, dy, (x, weight, targets, lse, want), parents| {
+        let (dx, dw) = B::lm_token_logprobs_bwd(dy, x, weight, targets, lse, want);
+        for (node, gradient) in parents.into_iter().zip([dx, dw]) {
+            if let (Some(node), Some(gradient)) = (node, gradient) {
+                grads.register::<B>(node.id, gradient);
+            }
+        }
+    }
+);

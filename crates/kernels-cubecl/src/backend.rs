@@ -1,0 +1,276 @@
+//! The backend extension: every op on primitives, with a portable body made of burn ops.
+//!
+//! Methods come in pairs. The plain ones (`lm_linear`) are what models call and what `Autodiff` gives a graph node; the
+//! `_fwd`, `_bwd`, `_dx`, `_dw` ones are the pieces that node is made of and run on the inner backend only. All names start
+//! with `lm_`, because burn's own traits already own `linear`, `attention` and `embedding`.
+
+use burn::tensor::backend::Backend;
+use burn::tensor::ops::{FloatTensor, IntTensor};
+
+use crate::{AdamW, HeadLayout, portable};
+
+/// Direction of the rotary embedding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rotation {
+    /// The embedding itself.
+    Forward,
+    /// Its transpose, which is its inverse: the backward pass.
+    Backward,
+}
+
+/// Which of the two operands of a head op want a gradient.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tracked {
+    /// The activations.
+    pub x: bool,
+    /// The weight.
+    pub weight: bool,
+}
+
+/// Result of the fused head: both sums, and the gradients of `loss` that were asked for.
+#[derive(Clone, Debug)]
+pub struct CrossEntropyParts<B: Backend> {
+    /// `[1]`: Σ w·(nll + z_loss·lse²).
+    pub loss: FloatTensor<B>,
+    /// `[1]`: Σ w·nll.
+    pub nll: FloatTensor<B>,
+    /// `[m, d]`, when asked for.
+    pub dx: Option<FloatTensor<B>>,
+    /// `[v, d]`, when asked for.
+    pub dw: Option<FloatTensor<B>>,
+}
+
+/// Result of the head statistics on primitives: log-probability, log-sum-exp and arg-max of every row.
+pub type StatsParts<B> = (FloatTensor<B>, FloatTensor<B>, IntTensor<B>);
+
+/// A burn backend with the ops of a language model.
+///
+/// Shapes use the crate's legend: b batch, t query token, s key token, d model, n heads, k kv-heads, h head dim, f ff,
+/// v vocab, m rows. `..` stands for any leading axes. Every body here is the portable one.
+pub trait LmBackend: Backend {
+    /// `y[.., o] = x[.., i] · weight[o, i]ᵀ`.
+    fn lm_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        portable::linear::<Self>(x, weight)
+    }
+    /// `dx[.., i] = dy[.., o] · weight[o, i]`.
+    fn lm_linear_dx(dy: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        portable::linear_dx::<Self>(dy, weight)
+    }
+    /// `dw[o, i] = dyᵀ · x`.
+    fn lm_linear_dw(dy: FloatTensor<Self>, x: FloatTensor<Self>) -> FloatTensor<Self> {
+        portable::linear_dw::<Self>(dy, x)
+    }
+
+    /// RMS norm over the last axis.
+    fn lm_rms_norm(x: FloatTensor<Self>, gamma: FloatTensor<Self>, eps: f32) -> FloatTensor<Self> {
+        Self::lm_rms_norm_fwd(x, gamma, eps).0
+    }
+    /// `(y, rstd)`, where `rstd` is `[m]`.
+    fn lm_rms_norm_fwd(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        eps: f32,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        portable::rms_norm_fwd::<Self>(x, gamma, eps)
+    }
+    /// `(dx, dgamma)`; `carry`, where given, is added to `dx` (the gradient that reached `x` on another way).
+    fn lm_rms_norm_bwd(
+        dy: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        rstd: FloatTensor<Self>,
+        carry: Option<FloatTensor<Self>>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        portable::rms_norm_bwd::<Self>(dy, x, gamma, rstd, carry)
+    }
+    /// `(x + residual, rms_norm(x + residual))`.
+    fn lm_add_rms_norm(
+        x: FloatTensor<Self>,
+        residual: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        eps: f32,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let (sum, y, _) = Self::lm_add_rms_norm_fwd(x, residual, gamma, eps);
+        (sum, y)
+    }
+    /// `(sum, y, rstd)`.
+    fn lm_add_rms_norm_fwd(
+        x: FloatTensor<Self>,
+        residual: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        eps: f32,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let sum = Self::float_add(x, residual);
+        let (y, rstd) = Self::lm_rms_norm_fwd(sum.clone(), gamma, eps);
+        (sum, y, rstd)
+    }
+
+    /// Rotary embedding on the q and k parts of a fused row; `cos` and `sin` are `[b, t, h/2]`.
+    fn lm_rope_qkv(
+        qkv: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        heads: HeadLayout,
+        rotation: Rotation,
+    ) -> FloatTensor<Self> {
+        portable::rope_qkv::<Self>(qkv, cos, sin, heads, rotation)
+    }
+
+    /// Attention over a fused row `[b, t, (n + 2k)·h]`, output `[b, t, n·h]`.
+    fn lm_attention(
+        qkv: FloatTensor<Self>,
+        start: IntTensor<Self>,
+        end: IntTensor<Self>,
+        sinks: Option<FloatTensor<Self>>,
+        heads: HeadLayout,
+        scale: f32,
+    ) -> FloatTensor<Self> {
+        Self::lm_attention_fwd(qkv, start, end, sinks, heads, scale).0
+    }
+    /// `(out, lse)`, where `lse` is `[b, n, t]` and includes the sink.
+    fn lm_attention_fwd(
+        qkv: FloatTensor<Self>,
+        start: IntTensor<Self>,
+        end: IntTensor<Self>,
+        sinks: Option<FloatTensor<Self>>,
+        heads: HeadLayout,
+        scale: f32,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        portable::attention_fwd::<Self>(qkv, start, end, sinks, heads, scale)
+    }
+    /// `(dqkv, dsinks)`; `dsinks` is there when `sinks` is.
+    #[expect(clippy::too_many_arguments, reason = "everything the forward pass saved")]
+    fn lm_attention_bwd(
+        dout: FloatTensor<Self>,
+        qkv: FloatTensor<Self>,
+        out: FloatTensor<Self>,
+        lse: FloatTensor<Self>,
+        start: IntTensor<Self>,
+        end: IntTensor<Self>,
+        sinks: Option<FloatTensor<Self>>,
+        heads: HeadLayout,
+        scale: f32,
+    ) -> (FloatTensor<Self>, Option<FloatTensor<Self>>) {
+        portable::attention_bwd::<Self>(dout, qkv, out, lse, start, end, sinks, heads, scale)
+    }
+    /// Attention of new queries `[b, t, n·h]` over cached keys and values `[b, s, k·h]`; inference only.
+    #[expect(clippy::too_many_arguments, reason = "queries, keys and values come apart")]
+    fn lm_attention_cached(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        start: IntTensor<Self>,
+        end: IntTensor<Self>,
+        sinks: Option<FloatTensor<Self>>,
+        heads: HeadLayout,
+        scale: f32,
+    ) -> FloatTensor<Self> {
+        portable::attention_cached::<Self>(q, k, v, start, end, sinks, heads, scale)
+    }
+
+    /// `silu(gate_up[.., ..f]) · gate_up[.., f..]`.
+    fn lm_swiglu(gate_up: FloatTensor<Self>) -> FloatTensor<Self> {
+        portable::swiglu::<Self>(gate_up)
+    }
+    /// Gradient of [`LmBackend::lm_swiglu`].
+    fn lm_swiglu_bwd(dy: FloatTensor<Self>, gate_up: FloatTensor<Self>) -> FloatTensor<Self> {
+        portable::swiglu_bwd::<Self>(dy, gate_up)
+    }
+
+    /// Rows of `weight[v, d]` by `ids[b, t]`, output `[b, t, d]`.
+    fn lm_embedding(weight: FloatTensor<Self>, ids: IntTensor<Self>) -> FloatTensor<Self> {
+        portable::embedding::<Self>(weight, ids)
+    }
+    /// Gradient of the table with `n_rows` rows, summed in a fixed order.
+    fn lm_embedding_bwd(dy: FloatTensor<Self>, ids: IntTensor<Self>, n_rows: usize) -> FloatTensor<Self> {
+        portable::embedding_bwd::<Self>(dy, ids, n_rows)
+    }
+
+    /// `(loss, nll)` of the fused head and cross-entropy; see [`CrossEntropyParts`].
+    fn lm_linear_cross_entropy(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        weights: FloatTensor<Self>,
+        z_loss: f32,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let nothing = Tracked { x: false, weight: false };
+        let parts = Self::lm_linear_cross_entropy_fwd(x, weight, targets, weights, z_loss, nothing);
+        (parts.loss, parts.nll)
+    }
+    /// Sums and the gradients that `want` asks for, in one pass over chunks of rows.
+    fn lm_linear_cross_entropy_fwd(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        weights: FloatTensor<Self>,
+        z_loss: f32,
+        want: Tracked,
+    ) -> CrossEntropyParts<Self> {
+        portable::linear_cross_entropy_fwd::<Self>(x, weight, targets, weights, z_loss, want)
+    }
+
+    /// Log-probability of each row's target, `[m]`; 0 where the target is negative.
+    fn lm_token_logprobs(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
+        Self::lm_token_logprobs_fwd(x, weight, targets).0
+    }
+    /// `(logprob, lse)`, both `[m]`.
+    fn lm_token_logprobs_fwd(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let (logprob, lse, _) = Self::lm_token_stats(x, weight, targets);
+        (logprob, lse)
+    }
+    /// `(dx, dw)` as far as `want` asks for them; the logits are made again, chunk by chunk.
+    fn lm_token_logprobs_bwd(
+        dlogprob: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        lse: FloatTensor<Self>,
+        want: Tracked,
+    ) -> (Option<FloatTensor<Self>>, Option<FloatTensor<Self>>) {
+        portable::token_logprobs_bwd::<Self>(dlogprob, x, weight, targets, lse, want)
+    }
+    /// `(logprob, lse, argmax)`, all `[m]`; inference only.
+    fn lm_token_stats(x: FloatTensor<Self>, weight: FloatTensor<Self>, targets: IntTensor<Self>) -> StatsParts<Self> {
+        portable::token_stats::<Self>(x, weight, targets)
+    }
+
+    /// Sum of the squares of all elements, `[1]`.
+    fn lm_sum_squares(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        portable::sum_squares::<Self>(x)
+    }
+    /// One optimizer step: `(param, m, v)`.
+    fn lm_adamw_step(
+        param: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        m: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        hyper: &AdamW,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        portable::adamw_step::<Self>(param, grad, m, v, hyper)
+    }
+    /// `acc + x`, into `acc`'s memory where nobody else holds it.
+    fn lm_add_assign(acc: FloatTensor<Self>, x: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::float_add(acc, x)
+    }
+    /// `x · factor[1]`, into `x`'s memory where nobody else holds it; the backward of the fused head.
+    fn lm_scale(x: FloatTensor<Self>, factor: FloatTensor<Self>) -> FloatTensor<Self> {
+        portable::scale::<Self>(x, factor)
+    }
+    /// Runs `f` so that an autodiff backend keeps none of its activations; see [`crate::recompute`].
+    fn lm_recompute(
+        x: burn::tensor::Tensor<Self, 3>,
+        leaves: Vec<crate::Leaf<Self>>,
+        f: crate::autodiff::Block<Self>,
+    ) -> burn::tensor::Tensor<Self, 3> {
+        f(x, leaves)
+    }
+}

@@ -1,0 +1,27 @@
+//! The error type of this crate.
+
+use thiserror::Error;
+
+/// What can go wrong when a device is chosen. Shape mistakes in op calls are programmer errors and panic with the values.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum KernelError {
+    /// The text after `--device` is not a device.
+    #[error("parse device: expected auto, cpu or cuda:N, got {0:?}; for example --device cpu")]
+    UnknownDevice(String),
+    /// A CUDA device was asked for and this program has no CUDA support.
+    #[error(
+        "open device cuda:{0}: this program was built without CUDA; use --device cpu or build with the feature cuda"
+    )]
+    NoCuda(usize),
+}
+
+impl KernelError {
+    /// Exit code of a program that ends with this error: 2 for bad usage, 4 for something that the environment lacks.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::UnknownDevice(_) => 2,
+            Self::NoCuda(_) => 4,
+        }
+    }
+}

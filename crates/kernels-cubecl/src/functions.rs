@@ -1,0 +1,245 @@
+//! The ops on burn tensors: shape checks, then the backend's method.
+
+use burn::tensor::{Int, Tensor, TensorPrimitive, backend::Backend, ops::FloatTensor};
+
+use crate::{AdamW, HeadLayout, LmBackend, Rotation, Spans};
+
+fn unwrap<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> FloatTensor<B> {
+    tensor.into_primitive().tensor()
+}
+
+fn wrap<B: Backend, const D: usize>(primitive: FloatTensor<B>) -> Tensor<B, D> {
+    Tensor::from_primitive(TensorPrimitive::Float(primitive))
+}
+
+/// `y = x · weightᵀ`.
+///
+/// # Shapes
+/// `x [.., i]`, `weight [o, i]`, result `[.., o]`.
+///
+/// # Numerics
+/// Products and sums in f32 on the CPU.
+pub fn linear<B: LmBackend, const D: usize>(x: Tensor<B, D>, weight: Tensor<B, 2>) -> Tensor<B, D> {
+    let (x_dims, w_dims) = (x.dims(), weight.dims());
+    assert_eq!(x_dims[D - 1], w_dims[1], "linear: last axis of x {x_dims:?} must match weight [out, in] {w_dims:?}");
+    wrap(B::lm_linear(unwrap(x), unwrap(weight)))
+}
+
+/// Root-mean-square norm over the last axis: `y = x / √(mean(x²) + eps) · gamma`.
+///
+/// # Shapes
+/// `x [.., d]`, `gamma [d]`, result `[.., d]`.
+pub fn rms_norm<B: LmBackend, const D: usize>(x: Tensor<B, D>, gamma: Tensor<B, 1>, eps: f32) -> Tensor<B, D> {
+    check_gamma("rms_norm", &x, &gamma);
+    wrap(B::lm_rms_norm(unwrap(x), unwrap(gamma), eps))
+}
+
+/// Residual add and norm in one pass: `(x + residual, rms_norm(x + residual))`.
+///
+/// # Shapes
+/// `x` and `residual` `[.., d]`, `gamma [d]`, results `[.., d]`.
+pub fn add_rms_norm<B: LmBackend, const D: usize>(
+    x: Tensor<B, D>,
+    residual: Tensor<B, D>,
+    gamma: Tensor<B, 1>,
+    eps: f32,
+) -> (Tensor<B, D>, Tensor<B, D>) {
+    check_gamma("add_rms_norm", &x, &gamma);
+    assert_eq!(x.dims(), residual.dims(), "add_rms_norm: x and residual must have one shape");
+    let (sum, y) = B::lm_add_rms_norm(unwrap(x), unwrap(residual), unwrap(gamma), eps);
+    (wrap(sum), wrap(y))
+}
+
+fn check_gamma<B: Backend, const D: usize>(op: &str, x: &Tensor<B, D>, gamma: &Tensor<B, 1>) {
+    let (x_dims, g_dims) = (x.dims(), gamma.dims());
+    assert_eq!(x_dims[D - 1], g_dims[0], "{op}: gamma {g_dims:?} must match the last axis of x {x_dims:?}");
+}
+
+/// Rotary embedding on the query and key parts of a fused row, rotate-half convention.
+///
+/// # Shapes
+/// `qkv [b, t, (n + 2k)·h]`, `cos` and `sin` `[b, t, h/2]` (no gradient flows to them), result as `qkv`.
+pub fn rope_qkv<B: LmBackend>(
+    qkv: Tensor<B, 3>,
+    cos: Tensor<B, 3>,
+    sin: Tensor<B, 3>,
+    heads: HeadLayout,
+) -> Tensor<B, 3> {
+    let [b, t, width] = qkv.dims();
+    heads.check();
+    assert!(heads.d_head.is_multiple_of(2), "rope_qkv: d_head must be even, got {heads:?}");
+    assert_eq!(width, heads.width(), "rope_qkv: width of qkv must match {heads:?}");
+    assert_eq!(cos.dims(), [b, t, heads.d_head / 2], "rope_qkv: cos must be [b, t, d_head/2]");
+    assert_eq!(sin.dims(), cos.dims(), "rope_qkv: sin must have the shape of cos");
+    wrap(B::lm_rope_qkv(unwrap(qkv), unwrap(cos), unwrap(sin), heads, Rotation::Forward))
+}
+
+/// Grouped-query attention over a fused row; `spans` says which keys each query sees.
+///
+/// # Shapes
+/// `qkv [b, t, (n + 2k)·h]`, `spans [b, t]`, `sinks [n]` (one extra logit per head without a value), result `[b, t, n·h]`.
+pub fn attention<B: LmBackend>(
+    qkv: Tensor<B, 3>,
+    spans: &Spans<B>,
+    sinks: Option<Tensor<B, 1>>,
+    heads: HeadLayout,
+    scale: f32,
+) -> Tensor<B, 3> {
+    let [b, t, width] = qkv.dims();
+    heads.check();
+    assert_eq!(width, heads.width(), "attention: width of qkv must match {heads:?}");
+    check_spans("attention", spans, sinks.as_ref(), heads, [b, t]);
+    let (start, end) = (spans.start.clone().into_primitive(), spans.end.clone().into_primitive());
+    wrap(B::lm_attention(unwrap(qkv), start, end, sinks.map(unwrap), heads, scale))
+}
+
+/// Attention of new queries over cached keys and values; inference only, no gradient flows.
+///
+/// # Shapes
+/// `q [b, t, n·h]`, `k` and `v` `[b, s, k·h]`, `spans [b, t]` counted in cache positions, result `[b, t, n·h]`.
+pub fn attention_cached<B: LmBackend>(
+    q: Tensor<B, 3>,
+    k: Tensor<B, 3>,
+    v: Tensor<B, 3>,
+    spans: &Spans<B>,
+    sinks: Option<Tensor<B, 1>>,
+    heads: HeadLayout,
+    scale: f32,
+) -> Tensor<B, 3> {
+    let ([b, t, q_width], [k_b, _, k_width]) = (q.dims(), k.dims());
+    heads.check();
+    assert_eq!(q_width, heads.q_width(), "attention_cached: width of q must match {heads:?}");
+    assert_eq!((k_b, k_width), (b, heads.kv_width()), "attention_cached: batch and width of k must match {heads:?}");
+    assert_eq!(k.dims(), v.dims(), "attention_cached: k and v must have one shape");
+    check_spans("attention_cached", spans, sinks.as_ref(), heads, [b, t]);
+    let (start, end) = (spans.start.clone().into_primitive(), spans.end.clone().into_primitive());
+    wrap(B::lm_attention_cached(unwrap(q), unwrap(k), unwrap(v), start, end, sinks.map(unwrap), heads, scale))
+}
+
+fn check_spans<B: Backend>(
+    op: &str,
+    spans: &Spans<B>,
+    sinks: Option<&Tensor<B, 1>>,
+    heads: HeadLayout,
+    rows: [usize; 2],
+) {
+    assert_eq!(spans.start.dims(), rows, "{op}: spans.start must be [b, t]");
+    assert_eq!(spans.end.dims(), rows, "{op}: spans.end must be [b, t]");
+    if let Some(sinks) = sinks {
+        assert_eq!(sinks.dims(), [heads.n_heads], "{op}: sinks must be [n_heads]");
+    }
+}
+
+/// Gated unit: `silu(gate) · up`, where a row of `gate_up` is `[gate | up]`.
+///
+/// # Shapes
+/// `gate_up [.., 2f]`, result `[.., f]`.
+pub fn swiglu<B: LmBackend, const D: usize>(gate_up: Tensor<B, D>) -> Tensor<B, D> {
+    let dims = gate_up.dims();
+    assert!(dims[D - 1].is_multiple_of(2), "swiglu: last axis must hold gate and up of one width, got {dims:?}");
+    wrap(B::lm_swiglu(unwrap(gate_up)))
+}
+
+/// Rows of the table by id. The gradient is summed in a fixed order.
+///
+/// # Shapes
+/// `weight [v, d]`, `ids [b, t]` with values in `0..v`, result `[b, t, d]`.
+pub fn embedding<B: LmBackend>(weight: Tensor<B, 2>, ids: Tensor<B, 2, Int>) -> Tensor<B, 3> {
+    wrap(B::lm_embedding(unwrap(weight), ids.into_primitive()))
+}
+
+/// Sums of the fused head and cross-entropy.
+#[derive(Clone, Debug)]
+pub struct CrossEntropy<B: Backend> {
+    /// `[1]`: Σ w·(nll + z_loss·lse²), differentiable.
+    pub loss: Tensor<B, 1>,
+    /// `[1]`: Σ w·nll, detached.
+    pub nll: Tensor<B, 1>,
+}
+
+/// Output head and cross-entropy in one op: the logits exist only in chunks.
+///
+/// The gradients are made in the forward pass where they are tracked, so that nothing is computed twice.
+///
+/// # Shapes
+/// `x [m, d]`, `weight [v, d]`, `targets [m]` (−100 is ignored), `weights [m]`.
+pub fn linear_cross_entropy<B: LmBackend>(
+    x: Tensor<B, 2>,
+    weight: Tensor<B, 2>,
+    targets: Tensor<B, 1, Int>,
+    weights: Tensor<B, 1>,
+    z_loss: f32,
+) -> CrossEntropy<B> {
+    check_head("linear_cross_entropy", &x, &weight, &targets);
+    assert_eq!(weights.dims()[0], x.dims()[0], "linear_cross_entropy: weights must have one entry per row of x");
+    let (loss, nll) =
+        B::lm_linear_cross_entropy(unwrap(x), unwrap(weight), targets.into_primitive(), unwrap(weights), z_loss);
+    CrossEntropy { loss: wrap(loss), nll: wrap(nll) }
+}
+
+/// Log-probability of each row's target, without the full logits; 0 where the target is −100.
+///
+/// # Shapes
+/// `x [m, d]`, `weight [v, d]`, `targets [m]`, result `[m]`.
+pub fn token_logprobs<B: LmBackend>(x: Tensor<B, 2>, weight: Tensor<B, 2>, targets: Tensor<B, 1, Int>) -> Tensor<B, 1> {
+    check_head("token_logprobs", &x, &weight, &targets);
+    wrap(B::lm_token_logprobs(unwrap(x), unwrap(weight), targets.into_primitive()))
+}
+
+/// What the head says about each row.
+#[derive(Clone, Debug)]
+pub struct TokenStats<B: Backend> {
+    /// `[m]`: log-probability of the target, 0 where the target is −100.
+    pub logprob: Tensor<B, 1>,
+    /// `[m]`: log-sum-exp of the logits.
+    pub lse: Tensor<B, 1>,
+    /// `[m]`: id of the largest logit, the lowest id among equals.
+    pub argmax: Tensor<B, 1, Int>,
+}
+
+/// Log-probability, log-sum-exp and arg-max of each row, without the full logits; inference only.
+///
+/// # Shapes
+/// `x [m, d]`, `weight [v, d]`, `targets [m]`.
+pub fn token_stats<B: LmBackend>(x: Tensor<B, 2>, weight: Tensor<B, 2>, targets: Tensor<B, 1, Int>) -> TokenStats<B> {
+    check_head("token_stats", &x, &weight, &targets);
+    let (logprob, lse, argmax) = B::lm_token_stats(unwrap(x), unwrap(weight), targets.into_primitive());
+    TokenStats { logprob: wrap(logprob), lse: wrap(lse), argmax: Tensor::from_primitive(argmax) }
+}
+
+fn check_head<B: Backend>(op: &str, x: &Tensor<B, 2>, weight: &Tensor<B, 2>, targets: &Tensor<B, 1, Int>) {
+    let ([m, d], [v, w_d]) = (x.dims(), weight.dims());
+    assert_eq!(d, w_d, "{op}: last axis of x [{m}, {d}] must match weight [{v}, {w_d}]");
+    assert_eq!(targets.dims()[0], m, "{op}: targets must have one entry per row of x");
+}
+
+/// Sum of the squares of all elements, `[1]`.
+///
+/// # Numerics
+/// Accumulated in f64 over a fixed tree on the CPU; the result is rounded to f32 once.
+pub fn sum_squares<B: LmBackend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, 1> {
+    wrap(B::lm_sum_squares(unwrap(x)))
+}
+
+/// One AdamW step: `(param, m, v)`, in place where a tensor is owned alone. See [`crate::ops::adamw`].
+pub fn adamw_step<B: LmBackend, const D: usize>(
+    param: Tensor<B, D>,
+    grad: Tensor<B, D>,
+    m: Tensor<B, D>,
+    v: Tensor<B, D>,
+    hyper: &AdamW,
+) -> (Tensor<B, D>, Tensor<B, D>, Tensor<B, D>) {
+    let dims = param.dims();
+    assert!(hyper.step >= 1, "adamw_step: steps are counted from 1");
+    for (name, other) in [("grad", &grad), ("m", &m), ("v", &v)] {
+        assert_eq!(other.dims(), dims, "adamw_step: {name} must have the shape of param");
+    }
+    let (param, m, v) = B::lm_adamw_step(unwrap(param), unwrap(grad), unwrap(m), unwrap(v), hyper);
+    (wrap(param), wrap(m), wrap(v))
+}
+
+/// `acc + x`, into `acc`'s memory when it is owned alone.
+pub fn add_assign<B: LmBackend, const D: usize>(acc: Tensor<B, D>, x: Tensor<B, D>) -> Tensor<B, D> {
+    assert_eq!(acc.dims(), x.dims(), "add_assign: both tensors must have one shape");
+    wrap(B::lm_add_assign(unwrap(acc), unwrap(x)))
+}

@@ -1,0 +1,57 @@
+//! Portable bodies of the ops: burn tensor operations, f32 inside, whatever the backend.
+//!
+//! They are correct everywhere and fast nowhere; a backend overrides what it has a kernel for.
+
+mod attention;
+mod elementwise;
+mod head;
+mod linear;
+
+pub(crate) use attention::{attention_bwd, attention_cached, attention_fwd};
+pub(crate) use elementwise::{
+    adamw_step, embedding, embedding_bwd, rms_norm_bwd, rms_norm_fwd, rope_qkv, scale, sum_squares, swiglu, swiglu_bwd,
+};
+pub(crate) use head::{linear_cross_entropy_fwd, token_logprobs_bwd, token_stats};
+pub(crate) use linear::{linear, linear_dw, linear_dx};
+
+use burn::tensor::{DType, FloatDType, Int, Shape, Tensor, TensorPrimitive, backend::Backend};
+use burn::tensor::{
+    TensorMetadata,
+    ops::{FloatTensor, IntTensor},
+};
+
+/// The primitive as an f32 tensor of the given shape.
+fn up<B: Backend, const D: usize>(primitive: FloatTensor<B>, shape: [usize; D]) -> Tensor<B, D> {
+    let tensor = B::float_reshape(primitive, Shape::new(shape));
+    Tensor::<B, D>::from_primitive(TensorPrimitive::Float(tensor)).cast(FloatDType::F32)
+}
+
+/// The tensor as a primitive of the given element type and shape.
+fn down<B: Backend, const D: usize>(tensor: Tensor<B, D>, dtype: DType, shape: Shape) -> FloatTensor<B> {
+    B::float_reshape(tensor.cast::<FloatDType>(dtype.into()).into_primitive().tensor(), shape)
+}
+
+/// An integer primitive as a tensor.
+fn ints<B: Backend, const D: usize>(primitive: IntTensor<B>) -> Tensor<B, D, Int> {
+    Tensor::from_primitive(primitive)
+}
+
+/// `[.., k]` as `(rows, k)`; an empty tensor has no rows.
+fn rows(shape: &Shape) -> (usize, usize) {
+    let k = shape[shape.num_dims() - 1];
+    (shape.num_elements().checked_div(k).unwrap_or(0), k)
+}
+
+/// The shape with another last axis.
+fn with_last(shape: &Shape, last: usize) -> Shape {
+    let mut dims: Vec<usize> = shape.iter().copied().collect();
+    if let Some(slot) = dims.last_mut() {
+        *slot = last;
+    }
+    Shape::from(dims)
+}
+
+/// Element type and shape of a primitive.
+fn meta<T: TensorMetadata>(primitive: &T) -> (DType, Shape) {
+    (primitive.dtype(), primitive.shape())
+}
