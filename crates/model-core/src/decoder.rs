@@ -1,0 +1,167 @@
+//! The decoder: embedding, blocks, final normalisation and output head, on one screen.
+
+use std::sync::Arc;
+
+use burn::backend::Autodiff;
+use burn::tensor::Tensor;
+use burn::tensor::backend::Backend;
+use kernels_cubecl::{Leaf, LmBackend, embedding, recompute};
+
+use crate::config::ModelConfig;
+use crate::layers::block::Flow;
+use crate::layers::{Attention, Block, Linear, RmsNorm};
+use crate::leaves::{LeafReader, NamedLeaf};
+use crate::rows::Input;
+
+/// A decoder-only transformer of the LLaMA family.
+#[derive(Clone, Debug)]
+pub struct Decoder<B: Backend> {
+    /// Its architecture.
+    pub config: ModelConfig,
+    /// `[vocab_size, d_model]`.
+    pub embedding: Tensor<B, 2>,
+    /// The blocks, first to last.
+    pub blocks: Vec<Block<B>>,
+    /// After the last block.
+    pub final_norm: RmsNorm<B>,
+    /// Output head `[vocab_size, d_model]`; `None` when it is the embedding.
+    pub own_head: Option<Tensor<B, 2>>,
+}
+
+impl<B: LmBackend> Decoder<B> {
+    /// Hidden states after the final normalisation.
+    ///
+    /// With `recompute` no block keeps its activations, the backward pass runs it again; results and gradients are the
+    /// same bit for bit.
+    ///
+    /// # Shapes
+    /// `[b, t, d_model]`.
+    pub fn hidden(&self, input: &Input<B>, recompute: bool) -> Tensor<B, 3> {
+        if recompute {
+            return self.hidden_recomputed(input);
+        }
+        self.hidden_with(input.ids_bt.clone(), |_, attention, x| attend(attention, x, input))
+    }
+
+    /// As [`Decoder::hidden`], with `mix` in the place of attention over whole rows: it gets the block's number, its
+    /// attention layer and the normalised rows, and returns what the layer adds to the stream. Caches enter here.
+    pub fn hidden_with<F>(&self, ids_bt: Tensor<B, 2, burn::tensor::Int>, mut mix: F) -> Tensor<B, 3>
+    where
+        F: FnMut(usize, &Attention<B>, Tensor<B, 3>) -> Tensor<B, 3>,
+    {
+        let mut flow = Flow::start(embedding(self.embedding.clone(), ids_bt));
+        for (i, block) in self.blocks.iter().enumerate() {
+            flow = block.forward(flow, |attention, x| mix(i, attention, x));
+        }
+        flow.normalise(&self.final_norm).1
+    }
+
+    /// Between recomputed blocks the stream is one tensor, so that one tensor per block is all that is kept.
+    fn hidden_recomputed(&self, input: &Input<B>) -> Tensor<B, 3> {
+        let mut x = embedding(self.embedding.clone(), input.ids_bt.clone());
+        for block in &self.blocks {
+            let mut named = Vec::new();
+            block.collect("", &mut named);
+            let leaves: Vec<Leaf<B>> = named.into_iter().map(|n| n.leaf).collect();
+            let frame = block.rebuild(&mut LeafReader::new(leaves.iter().map(detached).collect()));
+            let input = input.clone();
+            let run = move |x: Tensor<B, 3>, leaves: Vec<Leaf<B>>| {
+                let block = frame.rebuild(&mut LeafReader::new(leaves));
+                block.forward(Flow::start(x), |attention, x| attend(attention, x, &input)).sum()
+            };
+            x = recompute(x, leaves, Arc::new(run));
+        }
+        self.final_norm.forward(x)
+    }
+
+    /// Weight of the output head, `[vocab_size, d_model]`; the embedding when tied.
+    pub fn head(&self) -> Tensor<B, 2> {
+        self.own_head.as_ref().unwrap_or(&self.embedding).clone()
+    }
+
+    /// Every parameter in its fixed order: embedding, blocks, final norm, head.
+    pub fn leaves(&self) -> Vec<NamedLeaf<B>> {
+        let mut out = vec![NamedLeaf::matrix("model.embed_tokens.weight".to_owned(), &self.embedding)];
+        for (i, block) in self.blocks.iter().enumerate() {
+            block.collect(&format!("model.layers.{i}"), &mut out);
+        }
+        out.push(NamedLeaf::vector("model.norm.weight".to_owned(), &self.final_norm.gamma));
+        out.extend(self.own_head.iter().map(|head| NamedLeaf::matrix("lm_head.weight".to_owned(), head)));
+        if self.has_adapter() {
+            out.iter_mut().for_each(|leaf| leaf.trainable = leaf.is_adapter());
+        }
+        out
+    }
+
+    /// The same model with other values, in the order of [`Decoder::leaves`].
+    ///
+    /// # Panics
+    /// When the number or the ranks of the leaves differ.
+    pub fn with_leaves(&self, leaves: Vec<Leaf<B>>) -> Self {
+        self.rebuild(leaves)
+    }
+
+    /// The same model on another backend, each leaf converted by `f`.
+    pub fn map_backend<C: LmBackend>(&self, f: &mut dyn FnMut(&NamedLeaf<B>) -> Leaf<C>) -> Decoder<C> {
+        self.rebuild(self.leaves().iter().map(f).collect())
+    }
+
+    /// The same model under automatic differentiation, tracking the trainable leaves.
+    pub fn to_autodiff(&self) -> Decoder<Autodiff<B>> {
+        self.map_backend(&mut |named| named.leaf.to_autodiff(named.trainable))
+    }
+
+    /// A model without adapters from its leaves, in the order of [`Decoder::leaves`].
+    ///
+    /// # Panics
+    /// When the number or the ranks of the leaves are not those of `config`.
+    pub fn from_leaves(config: &ModelConfig, leaves: Vec<Leaf<B>>) -> Self {
+        let mut leaves = LeafReader::new(leaves);
+        let embedding = leaves.matrix();
+        let blocks = (0..config.n_layers).map(|_| Block::from_leaves(config, &mut leaves)).collect();
+        let final_norm = RmsNorm { gamma: leaves.vector(), eps: config.rms_norm_eps };
+        let own_head = (!config.tied).then(|| leaves.matrix());
+        leaves.finish();
+        Decoder { config: config.clone(), embedding, blocks, final_norm, own_head }
+    }
+
+    /// Every projection with the name of the block part it lives in, for instance `model.layers.0.self_attn`; a
+    /// segment's full name is that name, a dot and the segment's.
+    pub fn linears(&self) -> Vec<(String, &Linear<B>)> {
+        let parts = self.blocks.iter().enumerate().flat_map(|(i, block)| block.linears().map(|l| (i, l)));
+        parts.map(|(i, (part, linear))| (format!("model.layers.{i}.{part}"), linear)).collect()
+    }
+
+    /// As [`Decoder::linears`], to change them.
+    pub fn linears_mut(&mut self) -> Vec<(String, &mut Linear<B>)> {
+        let parts = self.blocks.iter_mut().enumerate().flat_map(|(i, block)| block.linears_mut().map(|l| (i, l)));
+        parts.map(|(i, (part, linear))| (format!("model.layers.{i}.{part}"), linear)).collect()
+    }
+
+    /// Whether any projection carries an adapter.
+    pub fn has_adapter(&self) -> bool {
+        self.linears().iter().any(|(_, linear)| linear.has_adapter())
+    }
+
+    fn rebuild<C: LmBackend>(&self, leaves: Vec<Leaf<C>>) -> Decoder<C> {
+        let mut leaves = LeafReader::new(leaves);
+        let embedding = leaves.matrix();
+        let blocks = self.blocks.iter().map(|block| block.rebuild(&mut leaves)).collect();
+        let final_norm = RmsNorm { gamma: leaves.vector(), eps: self.final_norm.eps };
+        let own_head = self.own_head.as_ref().map(|_| leaves.matrix());
+        leaves.finish();
+        Decoder { config: self.config.clone(), embedding, blocks, final_norm, own_head }
+    }
+}
+
+fn attend<B: LmBackend>(attention: &Attention<B>, x: Tensor<B, 3>, input: &Input<B>) -> Tensor<B, 3> {
+    attention.forward(x, input.cos.clone(), input.sin.clone(), &input.spans)
+}
+
+/// The same value outside the graph: what a recomputed block keeps as its frame must not hold the graph alive.
+fn detached<B: Backend>(leaf: &Leaf<B>) -> Leaf<B> {
+    match leaf {
+        Leaf::Vector(value) => Leaf::Vector(value.clone().detach()),
+        Leaf::Matrix(value) => Leaf::Matrix(value.clone().detach()),
+    }
+}

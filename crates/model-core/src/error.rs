@@ -1,0 +1,370 @@
+//! The one error type of this crate: every variant says what was expected, what came and what to do next.
+
+use std::path::PathBuf;
+
+/// Everything that can go wrong between a model folder, its tokenizer, its adapter and a batch of tokens.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ModelError {
+    /// A file or folder could not be read or written.
+    #[error("could not {action} {path}: {source}", path = path.display())]
+    Io {
+        /// What was attempted, as a verb: `read`, `write`, `create`, `rename`, `list`.
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// An error that belongs to one file.
+    #[error("{path}: {source}", path = path.display())]
+    InFile {
+        /// The file.
+        path: PathBuf,
+        /// What was wrong in it.
+        source: Box<ModelError>,
+    },
+    /// A JSON text does not parse, is too large, or gives a key twice.
+    #[error("{what} is not usable JSON: {reason}; correct the file or write it again")]
+    Json {
+        /// Which text.
+        what: &'static str,
+        /// What the parser said, with line and column where it knows them.
+        reason: String,
+    },
+    /// A key that the configuration must have is absent.
+    #[error("config.json has no key `{key}`, expected {expected}; add it")]
+    ConfigMissing {
+        /// The key.
+        key: &'static str,
+        /// What its value should be.
+        expected: &'static str,
+    },
+    /// A key has a value that this model family does not have.
+    #[error("config.json key `{key}`: expected {expected}, got {got}; convert the model or use another program")]
+    ConfigUnsupported {
+        /// The key.
+        key: String,
+        /// What is supported.
+        expected: String,
+        /// What the file says.
+        got: String,
+    },
+    /// A key has a value that makes no model, alone or beside another key.
+    #[error("config.json key `{key}`: expected {expected}, got {got}; correct the value")]
+    ConfigInvalid {
+        /// The key.
+        key: String,
+        /// What would be right.
+        expected: String,
+        /// What the file says.
+        got: String,
+    },
+    /// A preset name that is not on the list.
+    #[error("unknown model preset `{name}`; choose one of {known}, or give a depth or a configuration file")]
+    UnknownPreset {
+        /// The name given.
+        name: String,
+        /// The names there are.
+        known: String,
+    },
+    /// A safetensors file breaks the format or one of our limits.
+    #[error("{path} is not a readable safetensors file: expected {expected}, got {got}; copy or export it again", path = path.display())]
+    Safetensors {
+        /// The file.
+        path: PathBuf,
+        /// What the format or the limit asks for.
+        expected: String,
+        /// What the file has.
+        got: String,
+    },
+    /// A model folder without weights that can be read.
+    #[error("{path}: expected `model.safetensors` or `model.safetensors.index.json` with its shards, got {got}; point at a complete model folder", path = path.display())]
+    NoWeights {
+        /// The folder.
+        path: PathBuf,
+        /// What was found instead.
+        got: String,
+    },
+    /// The index and the shards disagree.
+    #[error("{path}: expected {expected}, got {got}; copy the model folder again", path = path.display())]
+    Index {
+        /// The index file.
+        path: PathBuf,
+        /// What the index should say.
+        expected: String,
+        /// What it says.
+        got: String,
+    },
+    /// Tensors that the configuration asks for are absent.
+    #[error("{path}: expected {expected} tensors, {n_missing} are missing: {names}; is config.json the one of these weights?", path = path.display())]
+    TensorMissing {
+        /// The file or folder.
+        path: PathBuf,
+        /// How many tensors the configuration asks for.
+        expected: usize,
+        /// How many of them are missing.
+        n_missing: usize,
+        /// The first of their names.
+        names: String,
+    },
+    /// Tensors that the configuration does not know.
+    #[error("{path}: {n_unexpected} tensors are not part of this architecture: {names}; is config.json the one of these weights?", path = path.display())]
+    TensorUnexpected {
+        /// The file or folder.
+        path: PathBuf,
+        /// How many there are.
+        n_unexpected: usize,
+        /// The first of their names.
+        names: String,
+    },
+    /// A tensor of another shape than the configuration says.
+    #[error("{path}: tensor `{tensor}`: expected shape {expected:?}, got {got:?}; is config.json the one of these weights?", path = path.display())]
+    TensorShape {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// The shape that the configuration asks for.
+        expected: Vec<usize>,
+        /// The shape in the file.
+        got: Vec<usize>,
+    },
+    /// A tensor of an element type that cannot be read here.
+    #[error("{path}: tensor `{tensor}`: expected element type {expected}, got {got}; convert the file", path = path.display())]
+    TensorDtype {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// The element types that are read.
+        expected: &'static str,
+        /// The element type in the file.
+        got: String,
+    },
+    /// A weight that is not a number.
+    #[error("{path}: tensor `{tensor}`: expected finite values, got {value} at element {index}; the file comes from a failed run, use an earlier one", path = path.display())]
+    TensorNonFinite {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// The first element that is not finite.
+        index: usize,
+        /// Its value.
+        value: f32,
+    },
+    /// A batch whose parts do not fit together.
+    #[error("rows: {what}: expected {expected}, got {got}; correct the input")]
+    Rows {
+        /// Which part.
+        what: &'static str,
+        /// What would fit.
+        expected: String,
+        /// What came.
+        got: String,
+    },
+    /// An attention mask that hides tokens in the middle of a row.
+    #[error("attention_mask row {row}: expected one unbroken run of ones, got a second run at position {position}; pad on one side only")]
+    MaskHole {
+        /// The row.
+        row: usize,
+        /// Where the second run begins.
+        position: usize,
+    },
+    /// A token id that the model has no embedding for.
+    #[error("input_ids row {row} position {position}: expected an id below vocab_size {vocab_size}, got {id}; tokenize with this model's own tokenizer")]
+    TokenOutOfRange {
+        /// The row.
+        row: usize,
+        /// The position in the row.
+        position: usize,
+        /// The id.
+        id: i64,
+        /// How many ids the model has.
+        vocab_size: usize,
+    },
+    /// A tokenizer that cannot belong to the model.
+    #[error("vocabulary mismatch: the tokenizer has {tokenizer} ids, the model {model}; expected the model to have as many, or up to {slack} more as padding; use the tokenizer that the model was made with")]
+    VocabMismatch {
+        /// Ids of the tokenizer.
+        tokenizer: usize,
+        /// Rows of the embedding.
+        model: usize,
+        /// Rows allowed beyond the tokenizer's ids.
+        slack: usize,
+    },
+    /// Weights cannot be saved while an adapter is attached, it would be lost without a word.
+    #[error("saving the weights: expected a model without adapters, got one with an adapter in {n_adapters} places; merge it first, or save the adapter folder instead")]
+    AdapterAttached {
+        /// How many places of the model carry an adapter.
+        n_adapters: usize,
+    },
+    /// A file or folder that would be overwritten.
+    #[error("{path} already exists; choose another place or remove it first", path = path.display())]
+    OutputExists {
+        /// The file or folder.
+        path: PathBuf,
+    },
+
+    // Tokenizer.
+    /// The tokenizer's file could not be read.
+    #[error("could not read the tokenizer {path}: {source}; give the model folder or its tokenizer.json", path = path.display())]
+    TokenizerRead {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// The tokenizer's file contradicts itself.
+    #[error("tokenizer {path}: {reason}; export the tokenizer again", path = path.display())]
+    TokenizerInvalid {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The tokenizer uses a feature that is not on the list of supported ones.
+    #[error("tokenizer {path}: expected {expected}, got {found}; convert the tokenizer", path = path.display())]
+    TokenizerUnsupported {
+        /// The file.
+        path: PathBuf,
+        /// What the file has.
+        found: String,
+        /// What is supported.
+        expected: &'static str,
+    },
+
+    // Chat.
+    /// A role that no chat format has.
+    #[error("unknown role `{role}`; expected system, user, assistant or tool")]
+    UnknownRole {
+        /// The role, control characters escaped.
+        role: String,
+    },
+    /// A chat format that is not on the list.
+    #[error("unknown chat format `{format}`; expected chatml or llama3")]
+    UnknownChatFormat {
+        /// The name given, control characters escaped.
+        format: String,
+    },
+    /// A conversation that would train nothing.
+    #[error("expected a conversation with a supervised token, got {n_messages} messages without an assistant's answer; add one or drop the record")]
+    NothingSupervised {
+        /// How many messages there are.
+        n_messages: usize,
+    },
+    /// The tokenizer lacks a control token of the chat format.
+    #[error("chat format {format}: expected the special token `{token}` in the tokenizer, got none; use the tokenizer of that format")]
+    MissingControlToken {
+        /// The token.
+        token: &'static str,
+        /// The chat format.
+        format: &'static str,
+    },
+
+    // Generation.
+    /// A sampling setting outside its range.
+    #[error("sampling `{key}`: expected {expected}, got {value}; correct the value")]
+    BadSampling {
+        /// The setting.
+        key: &'static str,
+        /// What came.
+        value: f64,
+        /// What would be right.
+        expected: &'static str,
+    },
+    /// Logits from which no token can be chosen.
+    #[error("generation: expected finite logits, got a NaN, +inf or nothing but -inf for sequence {sequence} at position {position}; the weights come from a failed run, use an earlier checkpoint")]
+    NonFiniteLogits {
+        /// The sequence.
+        sequence: u64,
+        /// The position of the token that was to be chosen.
+        position: usize,
+    },
+    /// A prompt that leaves nothing to generate from or no room to generate into.
+    #[error("generation: sequence {sequence}: expected a prompt of 1 to {max} tokens, got {got}; the model's context ends there, shorten the prompt")]
+    PromptLength {
+        /// The sequence.
+        sequence: u64,
+        /// The longest prompt that leaves room for a token.
+        max: usize,
+        /// Tokens of the prompt.
+        got: usize,
+    },
+
+    // Adapters.
+    /// An adapter setting outside its range, or one that does not fit the attached adapter.
+    #[error("adapter setting `{key}`: expected {expected}, got {got}; correct the value")]
+    LoraInvalid {
+        /// The setting.
+        key: &'static str,
+        /// What would be right.
+        expected: String,
+        /// What came.
+        got: String,
+    },
+    /// A target that names no projection of the model.
+    #[error("adapter target `{target}` matches nothing in this model; expected one of {available}, or all-linear")]
+    LoraTarget {
+        /// The target, as written.
+        target: String,
+        /// The names there are.
+        available: String,
+    },
+    /// Something that needs an adapter was asked of a model without one.
+    #[error("{action}: expected a model with an adapter, got one without; attach or load the adapter first")]
+    NoAdapter {
+        /// What was asked.
+        action: &'static str,
+    },
+    /// An adapter folder with a feature that is not implemented, or one that contradicts itself.
+    #[error("adapter {path}: expected {expected}, got {got}; export the adapter again without it", path = path.display())]
+    AdapterFile {
+        /// The file.
+        path: PathBuf,
+        /// What is read here.
+        expected: String,
+        /// What the file says.
+        got: String,
+    },
+    /// An adapter that was trained on another base model.
+    #[error("adapter {path}: expected base weights {recorded}, as recorded in it, got {actual}; use the base model it was trained on", path = path.display())]
+    AdapterBase {
+        /// The adapter folder.
+        path: PathBuf,
+        /// Hash of the weights it was trained on.
+        recorded: String,
+        /// Hash of the weights it was to be put on.
+        actual: String,
+    },
+    /// Adapter parameters that training does not reach, or base weights that it does.
+    #[error("adapter training: {expected}, got {n_leaves} that do not: {names}; the adapter is attached but does not train, check its targets and the graph")]
+    AdapterInert {
+        /// What every parameter of this kind should do.
+        expected: &'static str,
+        /// How many do not.
+        n_leaves: usize,
+        /// The first of their names.
+        names: String,
+    },
+    /// A merged model that answers differently from the model with its adapter.
+    #[error("merge check: {measure}: expected {expected}, got {got:.3e} over {n_tokens} tokens; do not use the merged weights")]
+    MergeDrift {
+        /// What was compared.
+        measure: &'static str,
+        /// The bound.
+        expected: String,
+        /// The value.
+        got: f64,
+        /// How many positions were compared.
+        n_tokens: usize,
+    },
+}
+
+impl ModelError {
+    /// The same error, said of one file.
+    pub fn in_file(self, path: &std::path::Path) -> Self {
+        ModelError::InFile { path: path.to_path_buf(), source: Box::new(self) }
+    }
+}

@@ -1,0 +1,16 @@
+//! Hugging Face files: the only place that knows their names, keys and formats.
+//!
+//! In memory, projections that are computed together are one leaf (`qkv_proj`, `gate_up_proj`); on disk they are the
+//! separate tensors that transformers expects, row block by row block.
+
+pub mod config_json;
+pub mod folder;
+pub mod json;
+pub mod names;
+pub mod tensor_file;
+
+pub use config_json::{FloatType, generation_config};
+pub(crate) use config_json::validate_dimensions;
+pub use folder::{LoadOptions, SaveOptions, read_config};
+pub use names::{LeafMap, Part, hf_shapes, leaf_map, split_leaf};
+pub use tensor_file::{TensorFile, write_tensors};

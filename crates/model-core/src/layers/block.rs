@@ -1,0 +1,143 @@
+//! One transformer block: attention and MLP, each behind a normalisation and added to the residual stream.
+
+use burn::tensor::Tensor;
+use burn::tensor::backend::Backend;
+use kernels_cubecl::LmBackend;
+
+use super::attention::Attention;
+use super::linear::{Linear, Segment};
+use super::mlp::Mlp;
+use super::norm::RmsNorm;
+use crate::config::ModelConfig;
+use crate::leaves::{LeafReader, NamedLeaf};
+
+/// A pre-norm transformer block.
+#[derive(Clone, Debug)]
+pub struct Block<B: Backend> {
+    /// Before attention.
+    pub attention_norm: RmsNorm<B>,
+    /// Mixes positions.
+    pub attention: Attention<B>,
+    /// Before the MLP.
+    pub mlp_norm: RmsNorm<B>,
+    /// Mixes channels.
+    pub mlp: Mlp<B>,
+}
+
+/// What flows between blocks: the last layer's output and the residual stream that it still has to be added to.
+///
+/// The sum is left to the next normalisation, which adds and normalises in one pass.
+#[derive(Clone, Debug)]
+pub struct Flow<B: Backend> {
+    /// Output of the last layer, `[b, t, d_model]`.
+    pub x: Tensor<B, 3>,
+    /// The stream before that output; `None` right after the embedding.
+    pub residual: Option<Tensor<B, 3>>,
+}
+
+impl<B: LmBackend> Flow<B> {
+    /// A stream that begins with `x`.
+    pub fn start(x: Tensor<B, 3>) -> Self {
+        Flow { x, residual: None }
+    }
+
+    /// The stream as one tensor.
+    pub fn sum(self) -> Tensor<B, 3> {
+        match self.residual {
+            Some(residual) => self.x + residual,
+            None => self.x,
+        }
+    }
+
+    /// The stream so far and its normalised rows.
+    pub fn normalise(self, norm: &RmsNorm<B>) -> (Tensor<B, 3>, Tensor<B, 3>) {
+        match self.residual {
+            Some(residual) => norm.forward_add(self.x, residual),
+            None => (self.x.clone(), norm.forward(self.x)),
+        }
+    }
+}
+
+impl<B: LmBackend> Block<B> {
+    /// Runs the block; `attend` is how positions are mixed, so that a cache can take the place of whole rows.
+    pub fn forward<F>(&self, flow: Flow<B>, attend: F) -> Flow<B>
+    where
+        F: FnOnce(&Attention<B>, Tensor<B, 3>) -> Tensor<B, 3>,
+    {
+        let (residual, normed) = flow.normalise(&self.attention_norm);
+        let mixed = attend(&self.attention, normed);
+        let (residual, normed) = self.mlp_norm.forward_add(mixed, residual);
+        Flow { x: self.mlp.forward(normed), residual: Some(residual) }
+    }
+
+    /// The projections with the part of the block they live in, for adapters.
+    pub fn linears(&self) -> [(&'static str, &Linear<B>); 4] {
+        let Block { attention, mlp, .. } = self;
+        [
+            ("self_attn", &attention.qkv),
+            ("self_attn", &attention.output),
+            ("mlp", &mlp.gate_up),
+            ("mlp", &mlp.down),
+        ]
+    }
+
+    /// As [`Block::linears`], to change them.
+    pub fn linears_mut(&mut self) -> [(&'static str, &mut Linear<B>); 4] {
+        let Block { attention, mlp, .. } = self;
+        [
+            ("self_attn", &mut attention.qkv),
+            ("self_attn", &mut attention.output),
+            ("mlp", &mut mlp.gate_up),
+            ("mlp", &mut mlp.down),
+        ]
+    }
+
+    /// A block without adapters, from leaves in the order of [`Block::collect`].
+    pub(crate) fn from_leaves(config: &ModelConfig, leaves: &mut LeafReader<B>) -> Self {
+        let (heads, eps) = (config.heads(), config.rms_norm_eps);
+        let (q_rows, kv_rows) = (heads.q_width(), heads.kv_width());
+        let one = |name, rows| vec![Segment::new(name, rows)];
+        let qkv = vec![Segment::new("q_proj", q_rows), Segment::new("k_proj", kv_rows), Segment::new("v_proj", kv_rows)];
+        let gate_up = vec![Segment::new("gate_proj", config.d_ff), Segment::new("up_proj", config.d_ff)];
+        Block {
+            attention_norm: RmsNorm { gamma: leaves.vector(), eps },
+            attention: Attention {
+                qkv: Linear::new(leaves.matrix(), qkv),
+                output: Linear::new(leaves.matrix(), one("o_proj", config.d_model)),
+                heads,
+                scale: config.attention_scale(),
+            },
+            mlp_norm: RmsNorm { gamma: leaves.vector(), eps },
+            mlp: Mlp {
+                gate_up: Linear::new(leaves.matrix(), gate_up),
+                down: Linear::new(leaves.matrix(), one("down_proj", config.d_model)),
+            },
+        }
+    }
+
+    /// Appends the parameters; `prefix` is the block's own name.
+    pub(crate) fn collect(&self, prefix: &str, out: &mut Vec<NamedLeaf<B>>) {
+        let (attention, mlp) = (format!("{prefix}.self_attn"), format!("{prefix}.mlp"));
+        out.push(NamedLeaf::vector(format!("{prefix}.input_layernorm.weight"), &self.attention_norm.gamma));
+        self.attention.qkv.collect(&attention, "qkv_proj", out);
+        self.attention.output.collect(&attention, "o_proj", out);
+        out.push(NamedLeaf::vector(format!("{prefix}.post_attention_layernorm.weight"), &self.mlp_norm.gamma));
+        self.mlp.gate_up.collect(&mlp, "gate_up_proj", out);
+        self.mlp.down.collect(&mlp, "down_proj", out);
+    }
+
+    /// The same block with other values, possibly on another backend; reads in the order of [`Block::collect`].
+    pub(crate) fn rebuild<C: LmBackend>(&self, leaves: &mut LeafReader<C>) -> Block<C> {
+        Block {
+            attention_norm: RmsNorm { gamma: leaves.vector(), eps: self.attention_norm.eps },
+            attention: Attention {
+                qkv: self.attention.qkv.rebuild(leaves),
+                output: self.attention.output.rebuild(leaves),
+                heads: self.attention.heads,
+                scale: self.attention.scale,
+            },
+            mlp_norm: RmsNorm { gamma: leaves.vector(), eps: self.mlp_norm.eps },
+            mlp: Mlp { gate_up: self.mlp.gate_up.rebuild(leaves), down: self.mlp.down.rebuild(leaves) },
+        }
+    }
+}

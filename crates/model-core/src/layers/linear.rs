@@ -1,0 +1,142 @@
+//! A bias-free projection made of named row blocks, each with a slot for a low-rank adapter.
+
+use burn::tensor::backend::Backend;
+use burn::tensor::{Tensor, TensorData};
+use kernels_cubecl::{LmBackend, linear};
+
+use crate::leaves::{LeafReader, NamedLeaf};
+use crate::random::Stream;
+
+/// A block of output rows with its own name: one projection of several that are computed as one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Name of the projection, for instance `q_proj`.
+    pub name: String,
+    /// How many output rows belong to it.
+    pub rows: usize,
+}
+
+impl Segment {
+    /// A segment called `name` with `rows` output rows.
+    pub fn new(name: &str, rows: usize) -> Self {
+        Segment { name: name.to_owned(), rows }
+    }
+}
+
+/// `y = x · Wᵀ`, where the rows of `W` are the segments one after the other, plus the adapters' contributions.
+#[derive(Clone, Debug)]
+pub struct Linear<B: Backend> {
+    /// `[rows of all segments, in]`.
+    pub weight: Tensor<B, 2>,
+    /// The row blocks, in order.
+    pub segments: Vec<Segment>,
+    /// One slot per segment.
+    pub adapters: Vec<Option<Lora<B>>>,
+}
+
+/// A low-rank update of one segment: `scale · (dropout(x) · Aᵀ) · Bᵀ`.
+///
+/// # Source
+/// LoRA (Hu et al. 2021), section 4.1.
+#[derive(Clone, Debug)]
+pub struct Lora<B: Backend> {
+    /// `[r, in]`.
+    pub a: Tensor<B, 2>,
+    /// `[rows, r]`.
+    pub b: Tensor<B, 2>,
+    /// Factor on the update.
+    pub scale: f32,
+    /// Probability that an input element is dropped while training.
+    pub dropout: f32,
+    /// The stream that dropout draws from in this step; `None` switches dropout off.
+    ///
+    /// It is part of the layer, not of the backend's state, so that a block that runs again drops the same elements.
+    pub dropout_stream: Option<Stream>,
+}
+
+impl<B: LmBackend> Linear<B> {
+    /// A projection without adapters.
+    ///
+    /// # Panics
+    /// When the segments do not add up to the rows of `weight`.
+    pub fn new(weight: Tensor<B, 2>, segments: Vec<Segment>) -> Self {
+        let rows: usize = segments.iter().map(|s| s.rows).sum();
+        assert_eq!(weight.dims()[0], rows, "segments {segments:?} and weight {:?} differ in rows", weight.dims());
+        let adapters = segments.iter().map(|_| None).collect();
+        Linear { weight, segments, adapters }
+    }
+
+    /// Applies the projection.
+    ///
+    /// # Shapes
+    /// `x` is `[b, t, in]`, the result `[b, t, rows]`.
+    pub fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
+        if self.adapters.iter().all(Option::is_none) {
+            return linear(x, self.weight.clone());
+        }
+        let y = linear(x.clone(), self.weight.clone());
+        y + self.adapter_update(x)
+    }
+
+    /// Whether any segment carries an adapter.
+    pub fn has_adapter(&self) -> bool {
+        self.adapters.iter().any(Option::is_some)
+    }
+
+    /// What the adapters add, zero on segments without one.
+    fn adapter_update(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
+        let [b, t, _] = x.dims();
+        let parts: Vec<Tensor<B, 3>> = std::iter::zip(&self.segments, &self.adapters)
+            .map(|(segment, adapter)| match adapter {
+                Some(lora) => lora.forward(x.clone()),
+                None => Tensor::zeros([b, t, segment.rows], &x.device()),
+            })
+            .collect();
+        if parts.len() == 1 { parts.into_iter().next().expect("one part") } else { Tensor::cat(parts, 2) }
+    }
+
+    /// Appends the parameters: the fused weight called `{prefix}.{fused}.weight`, then each adapter's A and B.
+    pub(crate) fn collect(&self, prefix: &str, fused: &str, out: &mut Vec<NamedLeaf<B>>) {
+        out.push(NamedLeaf::matrix(format!("{prefix}.{fused}.weight"), &self.weight));
+        for (segment, adapter) in std::iter::zip(&self.segments, &self.adapters) {
+            let Some(lora) = adapter else { continue };
+            for (letter, value) in [("A", &lora.a), ("B", &lora.b)] {
+                out.push(NamedLeaf::matrix(format!("{prefix}.{}.lora_{letter}.weight", segment.name), value));
+            }
+        }
+    }
+
+    /// The same layer with other values, possibly on another backend; reads in the order of [`Linear::collect`].
+    pub(crate) fn rebuild<C: LmBackend>(&self, leaves: &mut LeafReader<C>) -> Linear<C> {
+        let mut layer = Linear::new(leaves.matrix(), self.segments.clone());
+        for (slot, lora) in std::iter::zip(&mut layer.adapters, &self.adapters) {
+            *slot = lora.as_ref().map(|l| Lora {
+                a: leaves.matrix(),
+                b: leaves.matrix(),
+                scale: l.scale,
+                dropout: l.dropout,
+                dropout_stream: l.dropout_stream,
+            });
+        }
+        layer
+    }
+}
+
+impl<B: LmBackend> Lora<B> {
+    /// What the adapter adds to its segment.
+    ///
+    /// # Shapes
+    /// `x` is `[b, t, in]`, the result `[b, t, rows]`.
+    pub fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
+        let low = linear(self.drop_elements(x), self.a.clone());
+        linear(low, self.b.clone()) * self.scale
+    }
+
+    fn drop_elements(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
+        let Some(stream) = self.dropout_stream.filter(|_| self.dropout > 0.0) else { return x };
+        let dims = x.dims();
+        let mask = stream.dropout_mask(dims.iter().product(), self.dropout);
+        let mask = Tensor::<B, 3>::from_data(TensorData::new(mask, dims), &x.device());
+        x * mask
+    }
+}
