@@ -1,0 +1,98 @@
+//! Exercises about inflection, parts of speech and definitions: regularities of English that carry over to new words.
+
+use super::inflection::Form;
+use super::lexicon::{Lexicon, Speech, View};
+use super::rng::Rng;
+use super::task::{Parts, Task, quote, quote_all, quoted};
+
+/// Longest definition that is asked about, in bytes.
+const MAX_GLOSS_BYTES: usize = 70;
+
+/// Makes an exercise of one of this module's tasks.
+pub(super) fn make(task: Task, view: &View, rng: &mut Rng) -> Option<Parts> {
+    match task {
+        Task::Speech => {
+            let (word, speech) = rng.pick(&view.tagged)?;
+            let wrong = Speech::ALL.into_iter().filter(|s| s != speech).map(|s| s.name().to_owned()).collect();
+            Some((vec![("{a}", quote(word))], speech.name().into(), wrong))
+        }
+        Task::Definition => definition(view, rng),
+        _ => {
+            let (form, backwards) = form_of(task)?;
+            let (base, used) = rng.pick(view.forms.get(&form)?)?;
+            let mut careless = form.candidates(base);
+            careless.retain(|c| c != used);
+            Some(if backwards {
+                (vec![("{a}", quote(used))], base.clone(), careless_bases(base, used))
+            } else {
+                careless.push(base.clone());
+                (vec![("{a}", quote(base))], used.clone(), careless)
+            })
+        }
+    }
+}
+
+/// The form that a task is about, and whether it asks for the base word.
+fn form_of(task: Task) -> Option<(Form, bool)> {
+    Some(match task {
+        Task::Plural => (Form::Plural, false),
+        Task::Singular => (Form::Plural, true),
+        Task::Past => (Form::Past, false),
+        Task::Base => (Form::Past, true),
+        Task::Gerund => (Form::Gerund, false),
+        Task::Adverb => (Form::Adverb, false),
+        _ => return None,
+    })
+}
+
+/// What cutting off too much or too little gives.
+fn careless_bases(base: &str, used: &str) -> Vec<String> {
+    let cut = |n: usize| used[..used.len() - n].to_owned();
+    let mut found = vec![used.to_owned(), cut(1), cut(2)];
+    found.push(if base.ends_with('e') { base[..base.len() - 1].to_owned() } else { format!("{base}e") });
+    found
+}
+
+/// A definition and two words of different families, one of which it describes and neither of which it names.
+fn definition(view: &View, rng: &mut Rng) -> Option<Parts> {
+    let (word, gloss) = rng.pick(&view.defined)?;
+    let (other, _) = rng.pick(&view.defined)?;
+    let names = |w: &str| gloss.split(|c: char| !c.is_ascii_alphabetic()).any(|g| g == w);
+    if gloss.len() > MAX_GLOSS_BYTES || word[..1] == other[..1] || names(word) || names(other) {
+        return None;
+    }
+    let mut list = [word.as_str(), other.as_str()];
+    rng.shuffle(&mut list);
+    Some((vec![("{x}", gloss.clone()), ("{list}", quote_all(&list))], word.clone(), vec![other.clone()]))
+}
+
+/// Answers a question of one of this module's tasks, with the dictionary at hand.
+pub(super) fn solve(task: Task, question: &str, lexicon: &Lexicon) -> Option<String> {
+    let words = quoted(question);
+    let asked = *words.first()?;
+    match task {
+        Task::Speech => match lexicon.senses.get(asked)?.as_slice() {
+            [only] => Some(only.speech.name().into()),
+            _ => None,
+        },
+        Task::Definition => {
+            let defines = |w: &&&str| {
+                let senses = lexicon.senses.get(**w)?;
+                question.contains(&senses.first()?.gloss).then_some(())
+            };
+            let mut fitting = words.iter().filter(|w| defines(w).is_some());
+            let found = fitting.next()?;
+            fitting.next().is_none().then(|| (*found).to_owned())
+        }
+        _ => {
+            let (form, backwards) = form_of(task)?;
+            let used = lexicon.forms.get(&form)?;
+            if !backwards {
+                return used.get(asked).cloned();
+            }
+            let mut bases = used.iter().filter(|(_, spelling)| *spelling == asked).map(|(base, _)| base);
+            let found = bases.next()?;
+            bases.next().is_none().then(|| found.clone())
+        }
+    }
+}

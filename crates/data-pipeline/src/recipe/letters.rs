@@ -1,0 +1,96 @@
+//! Exercises about the letters of words: the model must know what its tokens are spelled like.
+
+use super::lexicon::View;
+use super::rng::Rng;
+use super::task::{Parts, Task, draw, quote, quote_all, quoted};
+
+/// Longest word that is spelled out.
+const SPELLED_LETTERS: usize = 6;
+/// Longest word that is joined to another.
+const JOINED_LETTERS: usize = 5;
+
+/// Makes an exercise of one of this module's tasks.
+pub(super) fn make(task: Task, view: &View, rng: &mut Rng) -> Option<Parts> {
+    let words = draw(&view.words, rng, 3)?;
+    let (a, b) = (words[0], words[1]);
+    let asked = vec![("{a}", quote(a))];
+    let letter = |at: usize| a[at..=at].to_owned();
+    let rest = |except: usize| (0..a.len()).filter(|i| *i != except).map(|i| a[i..=i].to_owned()).collect::<Vec<_>>();
+    Some(match task {
+        Task::Spell if a.len() <= SPELLED_LETTERS => {
+            (asked, spaced(a), misspelled(a).iter().map(|w| spaced(w)).collect())
+        }
+        Task::Unspell if a.len() <= SPELLED_LETTERS => (vec![("{x}", spaced(a))], a.into(), misspelled(a)),
+        Task::FirstLetter => (asked, letter(0), rest(0)),
+        Task::LastLetter => (asked, letter(a.len() - 1), rest(a.len() - 1)),
+        Task::Begins | Task::Ends => return find(task, &words, rng),
+        Task::Alphabet if a[..1] != b[..1] => {
+            let (first, second) = if a < b { (a, b) } else { (b, a) };
+            (vec![("{a}", quote(a)), ("{b}", quote(b))], first.into(), vec![second.into()])
+        }
+        Task::Capital => (asked, capital(a), vec![a.into(), capital(b)]),
+        Task::Join if a.len().max(b.len()) <= JOINED_LETTERS => {
+            (vec![("{a}", quote(a)), ("{b}", quote(b))], format!("{a}{b}"), vec![format!("{b}{a}"), a.into(), b.into()])
+        }
+        _ => return None,
+    })
+}
+
+/// One of three words has the two letters at its beginning or end; the others differ in the outermost letter.
+fn find(task: Task, words: &[&str], rng: &mut Rng) -> Option<Parts> {
+    let wanted = words[rng.below(words.len())];
+    let edge = |word: &str, n: usize| {
+        if task == Task::Begins { word[..n].to_owned() } else { word[word.len() - n..].to_owned() }
+    };
+    let one = |word: &str| if task == Task::Begins { word.as_bytes()[0] } else { word.as_bytes()[word.len() - 1] };
+    let others: Vec<&str> = words.iter().copied().filter(|w| *w != wanted).collect();
+    if others.iter().any(|w| one(w) == one(wanted)) {
+        return None;
+    }
+    let slots = vec![("{a}", quote(&edge(wanted, 2))), ("{list}", quote_all(words))];
+    Some((slots, wanted.into(), others.into_iter().map(str::to_owned).collect()))
+}
+
+fn spaced(word: &str) -> String {
+    word.chars().map(String::from).collect::<Vec<_>>().join(" ")
+}
+
+fn capital(word: &str) -> String {
+    word[..1].to_uppercase() + &word[1..]
+}
+
+/// The word with two neighbouring letters exchanged, and with one letter left out.
+fn misspelled(word: &str) -> Vec<String> {
+    let letters: Vec<char> = word.chars().collect();
+    let mut found = Vec::new();
+    for at in 1..letters.len() {
+        let mut exchanged = letters.clone();
+        exchanged.swap(at - 1, at);
+        let mut shorter = letters.clone();
+        shorter.remove(at);
+        found.extend([exchanged, shorter].map(|l| l.into_iter().collect::<String>()));
+    }
+    found.retain(|w| w != word);
+    found
+}
+
+/// Answers a question of one of this module's tasks.
+pub(super) fn solve(task: Task, question: &str) -> Option<String> {
+    let words = quoted(question);
+    if task == Task::Unspell {
+        let letters = question.trim_end_matches('?').split(' ').filter(|w| w.len() == 1);
+        return Some(letters.collect());
+    }
+    let (asked, list) = words.split_first()?;
+    Some(match task {
+        Task::Spell => spaced(asked),
+        Task::FirstLetter => asked.chars().next()?.to_string(),
+        Task::LastLetter => asked.chars().last()?.to_string(),
+        Task::Begins => list.iter().find(|w| w.starts_with(asked))?.to_string(),
+        Task::Ends => list.iter().find(|w| w.ends_with(asked))?.to_string(),
+        Task::Alphabet => words.iter().min()?.to_string(),
+        Task::Capital => capital(asked),
+        Task::Join => words.concat(),
+        _ => return None,
+    })
+}
