@@ -170,8 +170,7 @@ fn the_jinja_template_writes_the_same_text() {
         });
         let template = format.jinja();
         let write = |turns: &[(&str, &str)], open: bool| {
-            let messages: Vec<_> =
-                turns.iter().map(|&(role, content)| minijinja::context! { role, content }).collect();
+            let messages: Vec<_> = turns.iter().map(|&(role, content)| minijinja::context! { role, content }).collect();
             environment.render_str(&template, minijinja::context! { messages, add_generation_prompt => open })
         };
         let named: Vec<(&str, &str)> = TURNS.iter().map(|(role, content)| (role.name(), *content)).collect();

@@ -206,7 +206,8 @@ fn check_pre_tokenizer(pre_tokenizer: Option<&Value>, origin: &Path) -> Result<(
         return Err(unsupported(origin, "no pre_tokenizer".to_owned(), expected));
     };
     let alone = std::slice::from_ref(value);
-    let steps = if value["type"] == "Sequence" { value["pretokenizers"].as_array().map_or(&[][..], |v| v) } else { alone };
+    let steps =
+        if value["type"] == "Sequence" { value["pretokenizers"].as_array().map_or(&[][..], |v| v) } else { alone };
     let Some((last, splits)) = steps.split_last() else {
         return Err(unsupported(origin, "an empty pre_tokenizer".to_owned(), expected));
     };

@@ -33,7 +33,8 @@ pub(crate) fn trained_json(specials: &[&str]) -> Value {
         .with_decoder(Some(ByteLevel::new(false, false, true)))
         .build()
         .unwrap();
-    let text = "user assistant system tool\nthe im_start of the im_end, endoftext eot_id start_header_id: a dry oak burns";
+    let text =
+        "user assistant system tool\nthe im_start of the im_end, endoftext eot_id start_header_id: a dry oak burns";
     tokenizer.train(&mut trainer, std::iter::repeat_n(text, 3)).unwrap();
     let specials: Vec<AddedToken> = specials.iter().map(|s| AddedToken::from(*s, true)).collect();
     tokenizer.add_special_tokens(&specials);

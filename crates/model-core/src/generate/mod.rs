@@ -1,0 +1,192 @@
+//! Text generation: batches of prompts in, continuations out.
+
+use burn::tensor::Tensor;
+use kernels_cubecl::LmBackend;
+
+use crate::decoder::Decoder;
+use crate::error::ModelError;
+use crate::kv_cache::KvCache;
+
+mod sample;
+
+pub use sample::Sampling;
+
+/// Sequences decoded together; more prompts are taken in turns, which changes no result.
+const ROWS_PER_BATCH: usize = 64;
+
+/// Why a sequence ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    /// The model chose this stop token, which is not among the ids.
+    Stop(u32),
+    /// `max_new_tokens` were made.
+    Length,
+    /// The model's context is full.
+    Context,
+}
+
+/// One continuation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Continuation {
+    /// The new tokens, without the prompt and without the stop token.
+    pub ids: Vec<u32>,
+    /// Why there are no more.
+    pub finish: Finish,
+}
+
+/// One chosen token, for those who watch.
+#[derive(Debug)]
+pub struct Step<'a> {
+    /// Number of the sequence.
+    pub sequence: u64,
+    /// Position that the token takes in its sequence.
+    pub position: usize,
+    /// The logits it was chosen from.
+    pub logits: &'a [f32],
+    /// The token.
+    pub token: u32,
+}
+
+/// Continues every prompt; the result for a prompt is what it would be alone, prompts count as sequences 0, 1, 2, ….
+///
+/// # Errors
+/// As [`generate_watched`].
+///
+/// # Numerics
+/// "Alone" holds for the choices as long as the backend's products of one row and of many rows round alike, or no two
+/// tokens are closer than that rounding.
+pub fn generate<B: LmBackend>(
+    model: &Decoder<B>,
+    prompts: &[Vec<u32>],
+    sampling: &Sampling,
+) -> Result<Vec<Vec<u32>>, ModelError> {
+    let numbered: Vec<(u64, &[u32])> = (0..).zip(prompts.iter().map(Vec::as_slice)).collect();
+    let made = generate_watched(model, &numbered, sampling, &mut |_| ())?;
+    Ok(made.into_iter().map(|continuation| continuation.ids).collect())
+}
+
+/// Continues numbered prompts and shows every step; a sampled choice is a function of (seed, number, position).
+///
+/// # Errors
+/// When the sampling settings are out of range, a prompt is empty, leaves no room in the model's context or has an id
+/// without embedding, or the logits are not finite.
+pub fn generate_watched<B: LmBackend>(
+    model: &Decoder<B>,
+    prompts: &[(u64, &[u32])],
+    sampling: &Sampling,
+    watch: &mut dyn FnMut(Step<'_>),
+) -> Result<Vec<Continuation>, ModelError> {
+    sampling.check()?;
+    prompts.iter().try_for_each(|(sequence, prompt)| check_prompt(model, *sequence, prompt))?;
+    let mut done = Vec::with_capacity(prompts.len());
+    for batch in prompts.chunks(ROWS_PER_BATCH) {
+        done.extend(continue_batch(model, batch, sampling, watch)?);
+    }
+    Ok(done)
+}
+
+fn check_prompt<B: LmBackend>(model: &Decoder<B>, sequence: u64, prompt: &[u32]) -> Result<(), ModelError> {
+    let max = model.config.max_seq_len.saturating_sub(1);
+    if prompt.is_empty() || prompt.len() > max {
+        return Err(ModelError::PromptLength { sequence, max, got: prompt.len() });
+    }
+    let vocab_size = model.config.vocab_size;
+    match prompt.iter().position(|id| *id as usize >= vocab_size) {
+        None => Ok(()),
+        Some(position) => {
+            let (row, id) = (sequence as usize, i64::from(prompt[position]));
+            Err(ModelError::TokenOutOfRange { row, position, id, vocab_size })
+        }
+    }
+}
+
+/// A sequence that is still growing.
+struct Running<'a> {
+    index: usize,
+    sequence: u64,
+    prompt: &'a [u32],
+    /// The token chosen last, `None` before the first.
+    last: Option<u32>,
+    n_tokens: usize,
+}
+
+impl Running<'_> {
+    /// The tokens that the cache has not seen.
+    fn unseen(&self) -> &[u32] {
+        self.last.as_ref().map_or(self.prompt, std::slice::from_ref)
+    }
+}
+
+fn continue_batch<B: LmBackend>(
+    model: &Decoder<B>,
+    prompts: &[(u64, &[u32])],
+    sampling: &Sampling,
+    watch: &mut dyn FnMut(Step<'_>),
+) -> Result<Vec<Continuation>, ModelError> {
+    let mut made = vec![Continuation { ids: Vec::new(), finish: Finish::Length }; prompts.len()];
+    if sampling.max_new_tokens == 0 {
+        return Ok(made);
+    }
+    let mut running = Vec::with_capacity(prompts.len());
+    for (index, &(sequence, prompt)) in prompts.iter().enumerate() {
+        running.push(Running { index, sequence, prompt, last: None, n_tokens: prompt.len() });
+    }
+    let longest = running.iter().map(|sequence| sequence.n_tokens).max().unwrap_or(0);
+    let capacity = longest.saturating_add(sampling.max_new_tokens).min(model.config.max_seq_len);
+    let mut cache = KvCache::new(&model.config, prompts.len(), capacity, &model.embedding.device());
+    while !running.is_empty() {
+        let unseen: Vec<&[u32]> = running.iter().map(Running::unseen).collect();
+        let logits = host_rows(model.forward_cached(&mut cache, &unseen));
+        let (mut kept, mut going) = (Vec::new(), Vec::new());
+        for (row, (mut sequence, logits)) in std::iter::zip(running, &logits).enumerate() {
+            let (number, position) = (sequence.sequence, sequence.n_tokens);
+            let token = sampling.choose(logits, number, position)?;
+            watch(Step { sequence: number, position, logits, token });
+            let continuation = &mut made[sequence.index];
+            match advance(&mut sequence, token, continuation, sampling, model.config.max_seq_len) {
+                Some(finish) => continuation.finish = finish,
+                None => {
+                    kept.push(row);
+                    going.push(sequence);
+                }
+            }
+        }
+        running = going;
+        if !running.is_empty() {
+            cache.keep_rows(&kept);
+        }
+    }
+    Ok(made)
+}
+
+/// Takes the token in; returns why the sequence ends, if it does.
+fn advance(
+    sequence: &mut Running<'_>,
+    token: u32,
+    made: &mut Continuation,
+    sampling: &Sampling,
+    context: usize,
+) -> Option<Finish> {
+    if sampling.stop_ids.contains(&token) {
+        return Some(Finish::Stop(token));
+    }
+    made.ids.push(token);
+    sequence.last = Some(token);
+    sequence.n_tokens += 1;
+    if made.ids.len() == sampling.max_new_tokens {
+        Some(Finish::Length)
+    } else if sequence.n_tokens == context {
+        Some(Finish::Context)
+    } else {
+        None
+    }
+}
+
+fn host_rows<B: LmBackend>(logits: Tensor<B, 2>) -> Vec<Vec<f32>> {
+    let [_, v] = logits.dims();
+    let values = logits.into_data().convert::<f32>().into_vec::<f32>().expect("data converted to f32 is f32");
+    values.chunks(v).map(<[f32]>::to_vec).collect()
+}
+
+#[cfg(test)]
+mod tests;
