@@ -1,1 +1,68 @@
-fn main() {}
+//! `cargo xtask`: runs the pipeline, reports on it, and keeps the repository's rules.
+//!
+//! Light on purpose: no GPU stack and no tokenizer here. Stages are separate programs that exchange files.
+
+mod args;
+mod bench;
+mod ci;
+mod doctor;
+mod failure;
+mod launch;
+mod pipeline;
+mod plan;
+mod report;
+mod tidy;
+mod workspace;
+
+use std::process::ExitCode;
+
+use args::Args;
+use failure::{Failure, USAGE};
+
+const HELP: &str = "\
+cargo xtask COMMAND
+
+  pipeline [--config FILE] [--run NAME] [--device D] [--resume] [--from STEP] [--until STEP]
+           runs every step of the pipeline (default configs/pipeline/demo.toml); what is there and unchanged is skipped
+  report RUN
+           prints the table, the gates' verdicts and the loss curves of runs/RUN
+  plan --config FILE [--seq-len N] [--rows N]
+           parameters and memory of a model configuration, before anything is allocated
+  doctor   checks compiler, cores, memory and disk
+  ci [--skip-tests]
+           fmt, clippy, tidy, tests and docs: what has to pass before a commit
+  tidy     checks the repository's own rules
+  bench cpu [ARGS]
+           runs the benchmarks of the CPU path
+
+Exit codes: 0 done, 1 failed gate or check, 2 bad usage or input, 3 stopped by a safety rule, 4 environment incomplete.
+";
+
+fn main() -> ExitCode {
+    match run(Args::new(std::env::args().skip(1))) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::from(failure::exit_code(&error))
+        }
+    }
+}
+
+fn run(mut args: Args) -> anyhow::Result<()> {
+    match args.positional().as_deref() {
+        Some("pipeline") => pipeline::command(args),
+        Some("report") => report::command(args),
+        Some("plan") => plan::command(args),
+        Some("doctor") => doctor::command(args),
+        Some("ci") => ci::command(args),
+        Some("tidy") => tidy::command(args),
+        Some("bench") => bench::command(args),
+        Some("help") | None => {
+            print!("{HELP}");
+            Ok(())
+        }
+        Some(other) => {
+            Err(Failure::new(USAGE, format!("unknown command `{other}`; `cargo xtask help` lists them")).into())
+        }
+    }
+}
