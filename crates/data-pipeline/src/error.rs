@@ -213,6 +213,14 @@ pub enum DataError {
     /// The tokenizer library failed while training.
     #[error("cannot train the tokenizer: {0}")]
     Training(TrainingProblem),
+    /// No exercises can be derived from a sample.
+    #[error("cannot derive exercises from {}: {problem}", path.display())]
+    Recipe {
+        /// The sample, or its file.
+        path: PathBuf,
+        /// What does not fit.
+        problem: crate::recipe::RecipeProblem,
+    },
     /// The thread that prepares batches stopped.
     #[error("the thread that prepares batches {0}; restart the run from its last checkpoint")]
     Prefetch(&'static str),
@@ -244,13 +252,13 @@ pub enum LineProblem {
     #[error("no message has the role `assistant`, so no token would be trained; add the answer or remove the record")]
     NoAssistant,
     /// A prompt that ends with an answer.
-    #[error("the prompt must end with a message of the role `user`, it ends with `{0}`")]
+    #[error("the prompt must end with a message of the role `user` or `tool`, it ends with `{0}`")]
     PromptEnd(&'static str),
     /// A system message that is not the first.
     #[error("message {0} has the role `system`; only the first message may have it")]
     LateSystem(usize),
     /// A role that does not exist.
-    #[error("unknown role `{0}`, expected `system`, `user` or `assistant`")]
+    #[error("unknown role `{0}`, expected `system`, `user`, `assistant` or `tool`")]
     UnknownRole(String),
     /// Two documents with one id.
     #[error("the id `{0}` was already used in this source; ids must be unique")]

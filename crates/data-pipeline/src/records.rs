@@ -24,6 +24,8 @@ pub enum Role {
     User,
     /// Answers; the only role whose tokens are trained.
     Assistant,
+    /// Gives back what a tool returned.
+    Tool,
 }
 
 impl Role {
@@ -33,12 +35,13 @@ impl Role {
             Self::System => "system",
             Self::User => "user",
             Self::Assistant => "assistant",
+            Self::Tool => "tool",
         }
     }
 
     /// The role of this name.
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::System, Self::User, Self::Assistant].into_iter().find(|role| role.as_str() == name)
+        [Self::System, Self::User, Self::Assistant, Self::Tool].into_iter().find(|role| role.as_str() == name)
     }
 }
 
@@ -83,7 +86,7 @@ pub struct SftRecord {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PreferenceRecord {
-    /// The conversation so far, a user message last. In a file also a plain string, which is one user message.
+    /// The conversation so far; a user's or a tool's message is last. In a file also a plain string, which is one user message.
     #[serde(deserialize_with = "prompt")]
     pub prompt: Vec<Message>,
     /// The better answer.
@@ -181,7 +184,7 @@ impl Record for PreferenceRecord {
     fn check(&self) -> Result<(), LineProblem> {
         match self.prompt.last().map(|m| m.role) {
             None => return Err(LineProblem::EmptyField("prompt")),
-            Some(Role::User) => {}
+            Some(Role::User | Role::Tool) => {}
             Some(role) => return Err(LineProblem::PromptEnd(role.as_str())),
         }
         check_messages(&self.prompt)?;
