@@ -6,6 +6,8 @@ use std::fmt;
 pub(crate) const FAILED: u8 = 1;
 /// Bad usage or input.
 pub(crate) const USAGE: u8 = 2;
+/// A run was stopped before its end.
+pub(crate) const STOPPED: u8 = 3;
 /// The environment lacks something.
 pub(crate) const ENVIRONMENT: u8 = 4;
 

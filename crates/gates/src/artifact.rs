@@ -89,26 +89,30 @@ pub fn hash_file(path: &Path) -> Result<String> {
     Ok(hasher.finalize().to_hex().to_string())
 }
 
-/// BLAKE3 over a file's content, or over the sorted relative names and hashes of all files below a folder.
+/// BLAKE3 over a file's content, or over the sorted relative names and hashes of everything below a folder.
+///
+/// A symbolic link below the folder counts as where it points, not as what is there; `path` itself may be a link.
 ///
 /// # Errors
-/// [`ArtifactError::Io`], and [`ArtifactError::NotRegular`] for links, pipes and devices.
+/// [`ArtifactError::Io`], and [`ArtifactError::NotRegular`] for pipes and devices.
 pub fn hash_tree(path: &Path) -> Result<String> {
     if fs::metadata(path).map_err(io_error("read", path))?.is_file() {
         return hash_file(path);
     }
-    let mut files = Vec::new();
-    walk(path, &mut |entry, is_dir| {
-        if !is_dir {
-            files.push(entry.to_path_buf());
+    let mut named = Vec::new();
+    walk(path, &mut |entry, kind| {
+        let name = || entry.strip_prefix(path).unwrap_or(entry).to_string_lossy().into_owned();
+        match kind {
+            Kind::Folder => {}
+            Kind::File => named.push((name(), hash_file(entry)?)),
+            Kind::Link => {
+                let target = fs::read_link(entry).map_err(io_error("read", entry))?;
+                // No file has this name, so a link never equals a file.
+                named.push((format!("{}/->", name()), hash_bytes(target.as_os_str().as_encoded_bytes())));
+            }
         }
         Ok(())
     })?;
-    let mut named = Vec::with_capacity(files.len());
-    for file in &files {
-        let name = file.strip_prefix(path).unwrap_or(file).to_string_lossy().into_owned();
-        named.push((name, hash_file(file)?));
-    }
     Ok(hash_named(named))
 }
 
@@ -192,7 +196,11 @@ pub fn commit_dir(tmp: &Path, dest: &Path) -> Result<()> {
     if fs::symlink_metadata(dest).is_ok() {
         return Err(ArtifactError::Exists { tmp: tmp.into(), dest: dest.into() });
     }
-    walk(tmp, &mut |entry, is_dir| if is_dir { sync_dir(entry) } else { sync_file(entry) })?;
+    walk(tmp, &mut |entry, kind| match kind {
+        Kind::Folder => sync_dir(entry),
+        Kind::File => sync_file(entry),
+        Kind::Link => Err(not_regular(entry, "a symbolic link")),
+    })?;
     fs::rename(tmp, dest).map_err(io_error("rename", tmp))?;
     sync_dir(parent(dest))?;
     if parent(tmp) != parent(dest) {
@@ -222,21 +230,33 @@ fn open_regular(path: &Path) -> Result<File> {
     File::open(path).map_err(io_error("open", path))
 }
 
-/// Visits everything below `dir`, files before the folder that holds them, `dir` itself last.
-fn walk(dir: &Path, visit: &mut dyn FnMut(&Path, bool) -> Result<()>) -> Result<()> {
+/// What [`walk`] finds.
+enum Kind {
+    Folder,
+    File,
+    Link,
+}
+
+/// Visits everything below `dir`, files before the folder that holds them, `dir` itself last. Links are not followed.
+fn walk(dir: &Path, visit: &mut dyn FnMut(&Path, Kind) -> Result<()>) -> Result<()> {
     for entry in fs::read_dir(dir).map_err(io_error("list", dir))? {
         let entry = entry.map_err(io_error("list", dir))?;
         let (path, kind) = (entry.path(), entry.file_type().map_err(io_error("read", &entry.path()))?);
         if kind.is_dir() {
             walk(&path, visit)?;
         } else if kind.is_file() {
-            visit(&path, false)?;
+            visit(&path, Kind::File)?;
+        } else if kind.is_symlink() {
+            visit(&path, Kind::Link)?;
         } else {
-            let found = if kind.is_symlink() { "a symbolic link" } else { "a pipe, socket or device" };
-            return Err(ArtifactError::NotRegular { path, expected: "file or folder", found });
+            return Err(not_regular(&path, "a pipe, socket or device"));
         }
     }
-    visit(dir, true)
+    visit(dir, Kind::Folder)
+}
+
+fn not_regular(path: &Path, found: &'static str) -> ArtifactError {
+    ArtifactError::NotRegular { path: path.into(), expected: "file or folder", found }
 }
 
 fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
@@ -321,6 +341,23 @@ mod tests {
         assert_eq!(hash_tree(&dir.join("b")).unwrap(), hash_bytes(b"2"));
         fs::rename(dir.join("b"), dir.join("c")).unwrap();
         assert_ne!(hash_tree(dir).unwrap(), before);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn hash_tree_sees_where_a_link_points() {
+        let dir = tempfile::tempdir().unwrap();
+        let (dir, link) = (dir.path().join("stage"), dir.path().join("stage/final"));
+        for step in ["step-1", "step-2"] {
+            fs::create_dir_all(dir.join(step)).unwrap();
+            fs::write(dir.join(step).join("weights"), step).unwrap();
+        }
+        std::os::unix::fs::symlink("step-1", &link).unwrap();
+        let before = hash_tree(&dir).unwrap();
+        assert_eq!(hash_tree(&link).unwrap(), hash_tree(&dir.join("step-1")).unwrap());
+        fs::remove_file(&link).unwrap();
+        std::os::unix::fs::symlink("step-2", &link).unwrap();
+        assert_ne!(hash_tree(&dir).unwrap(), before);
     }
 
     #[test]

@@ -15,10 +15,10 @@
 //! show = ["loss"]                     # metrics for the final table
 //! ```
 //!
-//! `{model:STEP}` stands for the model folder that an earlier stage named in its `stage.json`.
+//! A stage's result is `{run}/STAGE/final`, a link that the stage itself sets.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
@@ -118,7 +118,6 @@ impl Pipeline {
 #[derive(Default)]
 struct Made {
     names: BTreeSet<String>,
-    stages: BTreeSet<String>,
     outputs: BTreeMap<String, String>,
 }
 
@@ -141,9 +140,6 @@ impl Step {
             self.check_arg(arg, root)?;
         }
         made.outputs.extend(self.outputs.iter().map(|output| (output.clone(), self.name.clone())));
-        if self.kind == Kind::Stage {
-            made.stages.insert(self.name.clone());
-        }
         Ok(())
     }
 
@@ -163,9 +159,7 @@ impl Step {
 
 fn check_input(input: &str, root: &Path, made: &Made) -> Result<()> {
     check_placeholders(input)?;
-    if let Some(stage) = model_of(input) {
-        ensure!(made.stages.contains(stage), "input `{input}`: `{stage}` is no earlier step of kind `stage`");
-    } else if input.starts_with("{run}/") {
+    if input.starts_with("{run}/") {
         ensure!(
             made.outputs.keys().any(|output| covers(output, input)),
             "input `{input}` is not an output of an earlier step"
@@ -180,16 +174,11 @@ fn check_placeholders(text: &str) -> Result<()> {
     let mut rest = text;
     while let Some((_, tail)) = rest.split_once('{') {
         let Some((name, after)) = tail.split_once('}') else { bail!("`{text}` has an open brace without an end") };
-        let known = matches!(name, "run" | "device") || name.strip_prefix("model:").is_some_and(is_name);
-        ensure!(known, "`{text}`: unknown placeholder `{{{name}}}`; there are {{run}}, {{device}} and {{model:STEP}}");
+        let known = matches!(name, "run" | "device");
+        ensure!(known, "`{text}`: unknown placeholder `{{{name}}}`; there are {{run}} and {{device}}");
         rest = after;
     }
     Ok(())
-}
-
-/// The stage of an argument that begins with `{model:STAGE}`.
-pub(crate) fn model_of(text: &str) -> Option<&str> {
-    text.strip_prefix("{model:")?.split_once('}').map(|(stage, _)| stage)
 }
 
 /// Whether `inner` is `outer` or lies below it.
@@ -200,10 +189,9 @@ fn covers(outer: &str, inner: &str) -> bool {
 /// A relative path without surprises.
 fn is_plain(path: &str) -> bool {
     let path = path.strip_prefix("{run}/").unwrap_or(path);
-    let parts = PathBuf::from(path);
     !path.contains(['{', '}'])
         && !path.is_empty()
-        && parts.components().all(|part| matches!(part, std::path::Component::Normal(_)))
+        && Path::new(path).components().all(|part| matches!(part, Component::Normal(_)))
 }
 
 fn is_name(name: &str) -> bool {
@@ -245,8 +233,8 @@ resume_args = ["--resume"]
 name = "eval"
 kind = "gate"
 program = "gates"
-args = ["eval", "--model", "{model:pretrain}", "--data", "{run}", "--out", "{run}/eval.json"]
-inputs = ["{model:pretrain}", "{run}/text"]
+args = ["eval", "--model", "{run}/pretrain/final", "--data", "{run}", "--out", "{run}/eval.json"]
+inputs = ["{run}/pretrain/final", "{run}/text"]
 outputs = ["{run}/eval.json"]
 show = ["heldout.bits_per_byte"]
 "#;
@@ -273,12 +261,12 @@ show = ["heldout.bits_per_byte"]
             // The name of a stage's output and the name that the next one looks for.
             ("inputs = [\"{run}/text/train\"]", "inputs = [\"{run}/texts\"]", "not an output of an earlier step"),
             (
-                "\"{model:pretrain}\", \"{run}/text\"]",
-                "\"{model:pretrained}\", \"{run}/text\"]",
-                "no earlier step of kind",
+                "\"{run}/pretrain/final\", \"{run}/text\"]",
+                "\"{run}/pretrained\", \"{run}/text\"]",
+                "not an output of an earlier step",
             ),
             ("data.train={run}/text/train", "data.train={run}/words", "neither an input nor an output"),
-            ("\"--model\", \"{model:pretrain}\"", "\"--model\", \"{run}/sft\"", "neither an input nor an output"),
+            ("\"--model\", \"{run}/pretrain/final\"", "\"--model\", \"{run}/sft\"", "neither an input nor an output"),
             ("inputs = [\"configs/data.toml\"]", "inputs = [\"configs/other.toml\"]", "does not exist"),
             ("inputs = [\"configs/data.toml\"]", "inputs = []", "neither an input nor an output"),
             ("outputs = [\"{run}/pretrain\"]", "outputs = [\"{run}/text/x\"]", "is also one of `ingest`"),

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use gates::artifact;
 
-use super::config::{Pipeline, Step};
+use super::config::{Kind, Pipeline, Step};
 use super::metrics;
 use super::place::Place;
 use super::record::{Record, key};
@@ -81,7 +81,7 @@ impl<'a> Engine<'a> {
         };
         let program = self.programs.get(&step.program).context("its program was not built")?.clone();
         let program_hash = artifact::hash_file(&program)?;
-        let (mut args, mut record) = (self.fill_all(&step.args)?, None);
+        let (mut args, mut record) = (self.fill_all(&step.args), None);
         match due {
             Due::Nothing(found) => {
                 println!("unchanged");
@@ -98,7 +98,7 @@ impl<'a> Engine<'a> {
             }
             Due::Continue => {
                 println!("continued");
-                args.extend(self.fill_all(&step.resume_args)?);
+                args.extend(self.fill_all(&step.resume_args));
             }
         }
         row.status = Status::Unchanged;
@@ -171,6 +171,9 @@ impl<'a> Engine<'a> {
             let message = format!("`{}` ended with exit code {}; see {log}", step.program, outcome.code);
             return Err(Failure::new(outcome.code, message).into());
         }
+        if step.kind == Kind::Stage {
+            metrics::require_finished(&step.outputs.iter().map(|output| self.place.path(output)).collect::<Vec<_>>())?;
+        }
         for output in &step.outputs {
             let hash = self.place.hash(output).context("the program succeeded but an output cannot be read")?;
             record.outputs.insert(output.clone(), hash);
@@ -182,13 +185,11 @@ impl<'a> Engine<'a> {
     }
 
     fn describe(&self, step: &Step, record: &Record, row: &mut Row) {
-        let outputs: Vec<PathBuf> = step.outputs.iter().filter_map(|output| self.place.path(output).ok()).collect();
+        let outputs: Vec<PathBuf> = step.outputs.iter().map(|output| self.place.path(output)).collect();
         row.passed = metrics::verdict(&outputs);
         row.metrics = metrics::shown(&outputs, &step.show);
         (row.exit_code, row.seconds, row.peak_rss_bytes) = (record.exit_code, record.seconds, record.peak_rss_bytes);
-        let artifact = |(output, hash): (&String, &String)| {
-            (self.place.fill(output).unwrap_or_else(|_| output.clone()), hash.clone())
-        };
+        let artifact = |(output, hash): (&String, &String)| (self.place.fill(output), hash.clone());
         row.artifacts = record.outputs.iter().map(artifact).collect();
     }
 
@@ -203,7 +204,7 @@ impl<'a> Engine<'a> {
         names.iter().map(hash).collect()
     }
 
-    fn fill_all(&self, texts: &[String]) -> Result<Vec<String>> {
+    fn fill_all(&self, texts: &[String]) -> Vec<String> {
         texts.iter().map(|text| self.place.fill(text)).collect()
     }
 
@@ -211,14 +212,14 @@ impl<'a> Engine<'a> {
     fn set_aside(&self, step: &Step) -> Result<()> {
         let replaced = self.place.run_dir().join("replaced");
         for output in &step.outputs {
-            let path = self.place.path(output)?;
+            let path = self.place.path(output);
             if path.symlink_metadata().is_ok() {
                 std::fs::create_dir_all(&replaced).with_context(|| format!("cannot create {}", replaced.display()))?;
                 let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
                 let free = (1..).map(|i| replaced.join(format!("{name}.{i}"))).find(|p| p.symlink_metadata().is_err());
                 let to = free.context("no free name")?;
                 std::fs::rename(&path, &to).with_context(|| format!("cannot move {} away", path.display()))?;
-                println!("moved {} to {}", self.place.fill(output)?, to.strip_prefix(&self.place.root)?.display());
+                println!("moved {} to {}", self.place.fill(output), to.strip_prefix(&self.place.root)?.display());
             }
             if let Some(parent) = path.parent() {
                 std::fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;

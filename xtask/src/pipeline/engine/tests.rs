@@ -10,6 +10,7 @@ mkdir -p "$2"
 if [ -f fail ]; then echo part > "$2/part"; exit "$(cat fail)"; fi
 cat "$1" > "$2/weights"
 echo '{"loss": 1.5}' > "$2/metrics.jsonl"
+echo '{"outcome": {"state": "finished"}}' > "$2/stage.json"
 "#;
 
 const PIPELINE: &str = r#"
@@ -59,7 +60,7 @@ impl World {
         Self { dir, pipeline }
     }
 
-    fn path(&self, name: &str) -> std::path::PathBuf {
+    fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
