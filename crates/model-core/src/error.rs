@@ -200,6 +200,20 @@ pub enum ModelError {
         /// How many places of the model carry an adapter.
         n_adapters: usize,
     },
+    /// What was written does not read back as what was meant.
+    #[error("{path}: tensor `{tensor}` element {index}: expected to read {expected} back, got {got}; check the disk and export again", path = path.display())]
+    ReadBack {
+        /// The folder.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// The first element that differs.
+        index: usize,
+        /// The value that was written.
+        expected: f32,
+        /// The value that was read.
+        got: f32,
+    },
     /// A file or folder that would be overwritten.
     #[error("{path} already exists; choose another place or remove it first", path = path.display())]
     OutputExists {

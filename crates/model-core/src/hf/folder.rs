@@ -135,6 +135,14 @@ pub fn read_config(dir: &Path) -> Result<ModelConfig, ModelError> {
     ModelConfig::from_hf(&text).map_err(|error| error.in_file(&path))
 }
 
+/// Opens the weights files of a model folder, one or all shards of the index, and checks that each tensor has one place.
+///
+/// # Errors
+/// [`ModelError`] naming the file.
+pub fn open_weights(dir: &Path) -> Result<Vec<TensorFile>, ModelError> {
+    Ok(Weights::open(dir)?.files)
+}
+
 /// Leaf number and tensor name of everything in one shard.
 type ShardParts = Vec<(usize, String)>;
 
@@ -279,7 +287,10 @@ fn is_file_name(name: &str) -> bool {
 }
 
 /// Reads a small file whole; a larger one than `max_bytes` is refused before it is read.
-pub(crate) fn read_limited(path: &Path, max_bytes: u64) -> Result<Vec<u8>, ModelError> {
+///
+/// # Errors
+/// [`ModelError::Io`], or [`ModelError::InFile`] for a file that is too large or not a regular one.
+pub fn read_limited(path: &Path, max_bytes: u64) -> Result<Vec<u8>, ModelError> {
     let io = |source| ModelError::Io { action: "read", path: path.to_path_buf(), source };
     let metadata = std::fs::metadata(path).map_err(io)?;
     if !metadata.is_file() || metadata.len() > max_bytes {
@@ -290,7 +301,10 @@ pub(crate) fn read_limited(path: &Path, max_bytes: u64) -> Result<Vec<u8>, Model
 }
 
 /// Writes a file that must not exist yet.
-pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> Result<(), ModelError> {
+///
+/// # Errors
+/// [`ModelError::OutputExists`] or [`ModelError::Io`].
+pub fn write_new(path: &Path, bytes: &[u8]) -> Result<(), ModelError> {
     use std::io::Write;
     let io = |source: std::io::Error| match source.kind() {
         std::io::ErrorKind::AlreadyExists => ModelError::OutputExists { path: path.to_path_buf() },

@@ -1,0 +1,214 @@
+//! `model-core forward`: one batch in, logits, loss and gradients out, in the form that parity tests compare.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use burn::backend::Autodiff;
+use burn::tensor::{Int, Tensor, TensorData};
+use kernels_cubecl::{Cpu, Device, DeviceChoice, Gradients, Leaf, LmBackend, linear, linear_cross_entropy};
+use model_core::adapter::{peft_name, weights_hash};
+use model_core::hf::names::leaf_values;
+use model_core::hf::tensor_file::Values;
+use model_core::hf::{FloatType, TensorFile, leaf_map, split_leaf, write_tensors};
+use model_core::{Decoder, ModelError, NamedLeaf, Rows};
+
+/// Label of a token that is not trained.
+const IGNORED: i64 = -100;
+
+/// Arguments of `forward`.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Model folder.
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// Batch: in.input_ids and where present in.attention_mask, in.position_ids, in.labels.
+    #[arg(long, value_name = "FILE")]
+    input: PathBuf,
+    /// File to write: out.logits, with labels out.loss, with --grads grad.NAME.
+    #[arg(long, value_name = "FILE")]
+    output: PathBuf,
+    /// Also write the gradient of the loss for every parameter.
+    #[arg(long)]
+    grads: bool,
+    /// Adapter folder to put on the model; gradients are then the adapter's.
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
+    /// Add the router's auxiliary loss; only models with experts have one.
+    #[arg(long)]
+    router_aux_loss: bool,
+    /// auto, cpu or cuda:N.
+    #[arg(long, default_value_t)]
+    device: DeviceChoice,
+}
+
+/// A batch as the input file gives it.
+struct Batch {
+    rows: Rows,
+    labels: Option<Vec<i64>>,
+}
+
+/// Named tensors to be written.
+type Outputs = Vec<(String, Vec<usize>, Vec<f32>)>;
+
+/// Runs the subcommand.
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    match arguments.device.resolve()? {
+        Device::Cpu(device) => run_on::<Cpu>(arguments, &device),
+    }
+}
+
+fn run_on<B: LmBackend>(arguments: &Arguments, device: &B::Device) -> Result<()> {
+    ensure!(
+        !arguments.router_aux_loss,
+        "--router-aux-loss: expected a model with experts, got model_type \"llama\", which has no router; leave the flag out"
+    );
+    if arguments.output.exists() {
+        return Err(ModelError::OutputExists { path: arguments.output.clone() }.into());
+    }
+    let batch = read_batch(arguments)?;
+    ensure!(
+        batch.labels.is_some() || !arguments.grads,
+        "--grads: expected in.labels in {}, got none; add labels or leave the flag out",
+        arguments.input.display()
+    );
+    let mut model = Decoder::<B>::load(&arguments.model, device)?;
+    if let Some(adapter) = &arguments.adapter {
+        model.load_peft(adapter, &weights_hash(&arguments.model)?)?;
+    }
+    batch.rows.check_vocab(&model.config)?;
+    check_labels(&batch, &model)?;
+    let outputs = if arguments.grads { with_grads(&model, &batch, device) } else { without_grads(&model, &batch, device) };
+    write_outputs(arguments, &outputs)
+}
+
+fn without_grads<B: LmBackend>(model: &Decoder<B>, batch: &Batch, device: &B::Device) -> Outputs {
+    let hidden = model.hidden(&batch.rows.to_input(&model.config, device), false);
+    let mut outputs = vec![logits(hidden.clone(), model.head())];
+    if let Some(labels) = &batch.labels {
+        let loss = loss(hidden, model.head(), &batch.rows, labels, device);
+        outputs.push(("out.loss".to_owned(), vec![], floats(loss)));
+    }
+    outputs
+}
+
+fn with_grads<B: LmBackend>(model: &Decoder<B>, batch: &Batch, device: &B::Device) -> Outputs {
+    let tracked: Decoder<Autodiff<B>> = model.to_autodiff();
+    let hidden = tracked.hidden(&batch.rows.to_input(&model.config, device), false);
+    let mut outputs = vec![logits(hidden.clone().inner(), model.head())];
+    let labels = batch.labels.as_deref().unwrap_or_default();
+    let loss = loss(hidden, tracked.head(), &batch.rows, labels, device);
+    outputs.push(("out.loss".to_owned(), vec![], floats(loss.clone().inner())));
+    let grads = loss.backward();
+    let gradients = if tracked.has_adapter() { adapter_gradients(&tracked, &grads) } else { gradients(&tracked, &grads) };
+    outputs.extend(gradients.into_iter().map(|(name, shape, values)| (format!("grad.{name}"), shape, values)));
+    outputs
+}
+
+/// Gradients of the model's own parameters under their Hugging Face names.
+fn gradients<B: LmBackend>(model: &Decoder<Autodiff<B>>, grads: &Gradients) -> Outputs {
+    let mut outputs = Vec::new();
+    for (named, map) in std::iter::zip(model.leaves(), leaf_map(&model.config)) {
+        let values = gradient(&named.leaf, grads);
+        let parts = split_leaf(&map, &values).into_iter();
+        outputs.extend(parts.map(|(name, shape, values)| (name, shape, values.to_vec())));
+    }
+    outputs
+}
+
+/// Gradients of the adapter's parameters under their names in a PEFT file.
+fn adapter_gradients<B: LmBackend>(model: &Decoder<Autodiff<B>>, grads: &Gradients) -> Outputs {
+    let named = |leaf: NamedLeaf<_>| Some((peft_name(&leaf.name)?, leaf.leaf.dims(), gradient(&leaf.leaf, grads)));
+    model.leaves().into_iter().filter_map(named).collect()
+}
+
+/// Gradient of one leaf; zero when the loss does not depend on it.
+fn gradient<B: LmBackend>(leaf: &Leaf<Autodiff<B>>, grads: &Gradients) -> Vec<f32> {
+    leaf.grad(grads).map_or_else(|| vec![0.0; leaf.n_elements()], leaf_values)
+}
+
+fn logits<B: LmBackend>(hidden: Tensor<B, 3>, head: Tensor<B, 2>) -> (String, Vec<usize>, Vec<f32>) {
+    let logits = linear(hidden, head);
+    ("out.logits".to_owned(), logits.dims().to_vec(), floats(logits))
+}
+
+/// Mean over the labelled tokens; a token predicts the label after it. Zero when nothing is labelled.
+fn loss<B: LmBackend>(
+    hidden: Tensor<B, 3>,
+    head: Tensor<B, 2>,
+    rows: &Rows,
+    labels: &[i64],
+    device: &B::Device,
+) -> Tensor<B, 1> {
+    let targets = shifted(labels, rows.seq_len);
+    let n_labelled = targets.iter().filter(|t| i64::from(**t) != IGNORED).count();
+    let [b, t, d] = hidden.dims();
+    let m = b * t;
+    let targets = Tensor::<B, 1, Int>::from_data(TensorData::new(targets, [m]), device);
+    let weights = Tensor::<B, 1>::ones([m], device);
+    let sum = linear_cross_entropy(hidden.reshape([m, d]), head, targets, weights, 0.0).loss;
+    sum / n_labelled.max(1) as f32
+}
+
+/// The label that each position predicts; the last one of a row predicts nothing.
+fn shifted(labels: &[i64], seq_len: usize) -> Vec<i32> {
+    let row = |row: &[i64]| -> Vec<i32> { row[1..].iter().chain(&[IGNORED]).map(|label| *label as i32).collect() };
+    labels.chunks(seq_len).flat_map(row).collect()
+}
+
+fn read_batch(arguments: &Arguments) -> Result<Batch> {
+    let file = TensorFile::open(&arguments.input)?;
+    let shape = file.shape("in.input_ids")?.to_vec();
+    let [rows, seq_len] = shape[..] else {
+        let (path, tensor) = (file.path().to_path_buf(), "in.input_ids".to_owned());
+        return Err(ModelError::TensorShape { path, tensor, expected: vec![1, 1], got: shape })
+            .context("expected two dimensions, rows and tokens");
+    };
+    let optional = |name: &str| -> Result<Option<Vec<i64>>> {
+        if !file.contains(name) {
+            return Ok(None);
+        }
+        if file.shape(name)? != [rows, seq_len] {
+            let (path, tensor, got) = (file.path().to_path_buf(), name.to_owned(), file.shape(name)?.to_vec());
+            return Err(ModelError::TensorShape { path, tensor, expected: vec![rows, seq_len], got }.into());
+        }
+        Ok(Some(file.read_i64(name)?))
+    };
+    // An id beyond i32 becomes one that no vocabulary has and is reported as such.
+    let ids = file.read_i64("in.input_ids")?.into_iter().map(|id| i32::try_from(id).unwrap_or(i32::MAX)).collect();
+    let (mask, positions) = (optional("in.attention_mask")?, optional("in.position_ids")?);
+    let rows = Rows::from_mask_and_positions(rows, seq_len, ids, mask.as_deref(), positions.as_deref())
+        .map_err(|error| error.in_file(file.path()))?;
+    Ok(Batch { rows, labels: optional("in.labels")? })
+}
+
+fn check_labels<B: LmBackend>(batch: &Batch, model: &Decoder<B>) -> Result<()> {
+    let vocab_size = model.config.vocab_size;
+    let outside = |label: &i64| *label != IGNORED && !(0..vocab_size as i64).contains(label);
+    let found = batch.labels.iter().flatten().position(outside);
+    ensure!(
+        found.is_none(),
+        "in.labels position {}: expected {IGNORED} or an id below vocab_size {vocab_size}; tokenize with this model's own tokenizer",
+        found.unwrap_or_default()
+    );
+    Ok(())
+}
+
+fn write_outputs(arguments: &Arguments, outputs: &Outputs) -> Result<()> {
+    let tensors = outputs.iter().map(|(name, shape, values)| (name.clone(), shape.clone(), Values::Float(values)));
+    let beside = arguments.output.with_extension(format!("tmp-{}", std::process::id()));
+    let written = write_tensors(&beside, tensors.collect(), FloatType::F32)
+        .and_then(|()| std::fs::rename(&beside, &arguments.output).map_err(|source| rename_error(arguments, source)));
+    if written.is_err() {
+        // The first error is the one to tell.
+        let _ = std::fs::remove_file(&beside);
+    }
+    Ok(written?)
+}
+
+fn rename_error(arguments: &Arguments, source: std::io::Error) -> ModelError {
+    ModelError::Io { action: "write", path: arguments.output.clone(), source }
+}
+
+fn floats<B: LmBackend, const D: usize>(tensor: Tensor<B, D>) -> Vec<f32> {
+    tensor.into_data().convert::<f32>().into_vec().expect("data converted to f32 is a vector of f32")
+}
