@@ -1,1 +1,27 @@
-//! trainer
+//! The one training loop and everything around it: objectives, optimizer, schedules, checkpoints, observation, lineage.
+//!
+//! A stage supplies an [`objective::Objective`], a [`batch::BatchSource`] and a configuration with a [`TrainConfig`]
+//! inside; [`run::run_stage`] does the rest. The loop itself is [`train::train`].
+
+pub mod batch;
+pub mod checkpoint;
+pub mod config;
+mod error;
+pub mod lineage;
+pub mod objective;
+pub mod observe;
+pub mod optim;
+pub mod render;
+pub mod run;
+pub mod schedule;
+pub mod signals;
+pub mod stage;
+pub mod state;
+pub mod train;
+
+pub use batch::{BatchSource, EvalSet, MicroBatch, Pair};
+pub use config::TrainConfig;
+pub use error::TrainError;
+pub use stage::StageArgs;
+pub use state::TrainState;
+pub use train::{Outcome, Parts};

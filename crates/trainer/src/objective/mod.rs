@@ -1,0 +1,106 @@
+//! What a stage supplies to the loop: a loss over a micro-batch, as a sum with its units. Never a mean.
+
+mod next_token;
+mod preference;
+
+use burn::backend::Autodiff;
+use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
+use kernels_cubecl::LmBackend;
+use model_core::Decoder;
+
+use crate::{MicroBatch, TrainError};
+
+pub use next_token::NextToken;
+pub use preference::{Preference, PreferenceLoss, pair_losses, reference_logprobs};
+
+/// A named sum over units; the value that is shown is `sum / units`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MetricSum {
+    /// Name in the logs.
+    pub name: &'static str,
+    /// Sum over the units.
+    pub sum: f64,
+    /// What it was summed over: tokens, pairs.
+    pub units: f64,
+}
+
+impl MetricSum {
+    /// A sum.
+    pub fn new(name: &'static str, sum: f64, units: f64) -> Self {
+        Self { name, sum, units }
+    }
+
+    /// Adds `more` to `sums` by name.
+    pub fn merge(sums: &mut Vec<Self>, more: Vec<Self>) {
+        for metric in more {
+            match sums.iter_mut().find(|m| m.name == metric.name) {
+                Some(known) => {
+                    known.sum += metric.sum;
+                    known.units += metric.units;
+                }
+                None => sums.push(metric),
+            }
+        }
+    }
+
+    /// The mean; 0 over nothing, so that a fully masked batch is 0 and not 0/0.
+    pub fn mean(&self) -> f64 {
+        if self.units > 0.0 { self.sum / self.units } else { 0.0 }
+    }
+}
+
+/// Summed loss of a micro-batch.
+#[derive(Debug)]
+pub struct LossSum<B: LmBackend> {
+    /// `[1]`, differentiable: the sum over the units, not divided by anything.
+    pub sum: Tensor<Autodiff<B>, 1>,
+    /// What else there is to log.
+    pub metrics: Vec<MetricSum>,
+}
+
+/// A stage's loss. The loop owns everything else.
+pub trait Objective<B: LmBackend> {
+    /// What the loss is a sum over, known before the forward pass: label weight, pairs.
+    fn units(&self, batch: &MicroBatch) -> f64;
+
+    /// The summed loss.
+    ///
+    /// # Errors
+    /// A batch that lacks what the objective needs.
+    fn loss(
+        &self,
+        model: &Decoder<Autodiff<B>>,
+        batch: &MicroBatch,
+        recompute: bool,
+        device: &B::Device,
+    ) -> Result<LossSum<B>, TrainError>;
+
+    /// Sums over one evaluation batch; the first one is what "better" is decided by (lower is better).
+    ///
+    /// # Errors
+    /// As [`Objective::loss`].
+    fn evaluate(&self, model: &Decoder<B>, batch: &MicroBatch, device: &B::Device) -> Result<Vec<MetricSum>, TrainError>;
+}
+
+/// Hidden states of all rows as a matrix `[m, d]`.
+fn hidden_md<B: LmBackend>(model: &Decoder<B>, batch: &MicroBatch, recompute: bool, device: &B::Device) -> Tensor<B, 2> {
+    let input = batch.rows.to_input::<B>(&model.config, device);
+    let hidden = model.hidden(&input, recompute);
+    let [b, t, d] = hidden.dims();
+    hidden.reshape([b * t, d])
+}
+
+/// Labels as a device tensor `[m]`.
+fn int_tensor<B: Backend>(values: &[i32], device: &B::Device) -> Tensor<B, 1, Int> {
+    Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), device)
+}
+
+/// Values as a device tensor `[m]`.
+fn float_tensor<B: Backend>(values: &[f32], device: &B::Device) -> Tensor<B, 1> {
+    Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), device)
+}
+
+/// Reads a tensor of f32 back.
+fn to_host<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> Vec<f32> {
+    tensor.into_data().convert::<f32>().to_vec::<f32>().expect("converted to f32 just before")
+}

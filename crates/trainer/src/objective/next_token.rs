@@ -1,0 +1,57 @@
+//! Next-token prediction: pretraining, supervised fine-tuning and adapters differ only in their label weights.
+//!
+//! Per micro-batch the loss is `Σ w·(nll + z_loss·lse²)` over the labels; its units are `Σ w`.
+
+use burn::backend::Autodiff;
+use kernels_cubecl::{LmBackend, linear_cross_entropy, token_stats};
+use model_core::Decoder;
+
+use super::{LossSum, MetricSum, Objective, float_tensor, hidden_md, int_tensor, to_host};
+use crate::{MicroBatch, TrainError};
+
+/// The objective of pretraining, SFT and LoRA.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct NextToken {
+    /// Weight of the squared log-sum-exp.
+    pub z_loss: f32,
+}
+
+impl<B: LmBackend> Objective<B> for NextToken {
+    fn units(&self, batch: &MicroBatch) -> f64 {
+        batch.weight_sum()
+    }
+
+    fn loss(
+        &self,
+        model: &Decoder<Autodiff<B>>,
+        batch: &MicroBatch,
+        recompute: bool,
+        device: &B::Device,
+    ) -> Result<LossSum<B>, TrainError> {
+        let (targets, weights) = batch.targets();
+        let x_md = hidden_md(model, batch, recompute, device);
+        let out = linear_cross_entropy(
+            x_md,
+            model.head(),
+            int_tensor(&targets, device),
+            float_tensor(&weights, device),
+            self.z_loss,
+        );
+        let nll = f64::from(to_host(out.nll)[0]);
+        Ok(LossSum { sum: out.loss, metrics: vec![MetricSum::new("nll", nll, batch.weight_sum())] })
+    }
+
+    fn evaluate(&self, model: &Decoder<B>, batch: &MicroBatch, device: &B::Device) -> Result<Vec<MetricSum>, TrainError> {
+        let (targets, weights) = batch.targets();
+        let stats = token_stats(hidden_md(model, batch, false, device), model.head(), int_tensor(&targets, device));
+        let logprobs = to_host(stats.logprob);
+        let argmax = stats.argmax.into_data().convert::<i32>().to_vec::<i32>().expect("converted to i32 just before");
+        let (mut nll, mut hits, mut units) = (0.0, 0.0, 0.0);
+        for (i, &weight) in weights.iter().enumerate().filter(|(_, weight)| **weight > 0.0) {
+            nll -= f64::from(weight) * f64::from(logprobs[i]);
+            hits += f64::from(weight) * f64::from(u8::from(argmax[i] == targets[i]));
+            units += f64::from(weight);
+        }
+        Ok(vec![MetricSum::new("nll", nll, units), MetricSum::new("token_accuracy", hits, units)])
+    }
+}

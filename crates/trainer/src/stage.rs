@@ -1,0 +1,160 @@
+//! What all stage programs share: arguments, exit codes, the choice of device, the record of the run.
+//!
+//! A stage implements [`Stage`] and its `main.rs` is one line: `trainer::stage::main::<Pretrain>()`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser};
+use kernels_cubecl::{Cpu, Device, DeviceChoice, LmBackend};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::lineage::{GateRecord, Input, StageOutcome, StageRecord};
+use crate::{Outcome, TrainError, config};
+
+/// Exit code of a run that did what it was asked.
+const DONE: u8 = 0;
+
+/// The options of every stage program. There are no options for hyper-parameters: those are configuration.
+#[derive(Args, Clone, Debug)]
+pub struct StageArgs {
+    /// TOML file with the stage's configuration
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Overrides one configuration key, by its dotted path; repeatable
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub sets: Vec<String>,
+    /// Continues from the last intact checkpoint; without one it starts at the beginning
+    #[arg(long)]
+    pub resume: bool,
+    /// Where to compute: auto, cpu or cuda:N
+    #[arg(long, default_value = "auto")]
+    pub device: DeviceChoice,
+    /// Starts although the gate before this stage says no; the reason goes into the lineage
+    #[arg(long, value_name = "REASON")]
+    pub override_gate: Option<String>,
+}
+
+/// One stage program.
+pub trait Stage {
+    /// Its name: `pretrain`, `sft`, ...
+    const NAME: &'static str;
+    /// Its configuration.
+    type Config: Serialize + DeserializeOwned;
+
+    /// Checks across keys, before anything is read or allocated.
+    ///
+    /// # Errors
+    /// The first key that is out of range.
+    fn check(config: &Self::Config) -> Result<(), TrainError>;
+
+    /// Does the work on one backend.
+    ///
+    /// # Errors
+    /// Whatever ends the stage early; [`TrainError::exit_code`] becomes the program's.
+    fn run<B: LmBackend>(config: Self::Config, args: &StageArgs, device: &B::Device) -> Result<Outcome, TrainError>;
+}
+
+/// The arguments of the process.
+#[derive(Parser, Debug)]
+struct Cli {
+    #[command(flatten)]
+    args: StageArgs,
+}
+
+/// The `main` of a stage program: parses the arguments, runs the stage, turns errors into messages and exit codes.
+///
+/// Wrong usage ends the process with code 2, as clap does by itself.
+pub fn main<S: Stage>() -> ExitCode {
+    let args = Cli::parse().args;
+    match execute::<S>(&args) {
+        Ok(Outcome::Finished) => ExitCode::from(DONE),
+        Ok(Outcome::Interrupted) => {
+            eprintln!("{}: stopped on request, everything is saved; continue with --resume", S::NAME);
+            ExitCode::from(DONE)
+        }
+        Err(error) => {
+            eprintln!("{}: {error}", S::NAME);
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+/// Loads and checks the configuration, finds the device and runs the stage on its backend.
+///
+/// # Errors
+/// As [`config::load`], [`Stage::check`], [`DeviceChoice::resolve`] and [`Stage::run`].
+pub fn execute<S: Stage>(args: &StageArgs) -> Result<Outcome, TrainError> {
+    let config: S::Config = config::load(&args.config, &args.sets)?;
+    S::check(&config)?;
+    // The only place that knows which backends there are.
+    match args.device.resolve()? {
+        Device::Cpu(device) => S::run::<Cpu>(config, args, &device),
+    }
+}
+
+/// What a stage leaves behind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finish {
+    /// How the loop ended.
+    pub outcome: Outcome,
+    /// Completed steps.
+    pub steps: u64,
+    /// The model folder that came out.
+    pub model: PathBuf,
+}
+
+/// The lineage of a stage while it runs: `stage.json` says "running" until the work has ended one way or the other.
+#[derive(Debug)]
+pub struct RecordedRun {
+    dir: PathBuf,
+    record: StageRecord,
+}
+
+impl RecordedRun {
+    /// Writes the record of a stage that starts. The caller holds the lock of `dir`, so that a second process cannot
+    /// overwrite the record of the first.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub fn begin<T: Serialize>(
+        dir: &Path,
+        stage: &str,
+        config: &T,
+        inputs: BTreeMap<String, Input>,
+        gate: GateRecord,
+    ) -> Result<Self, TrainError> {
+        let record = StageRecord::start(stage, config, inputs, gate)?;
+        record.write(dir)?;
+        Ok(Self { dir: dir.to_path_buf(), record })
+    }
+
+    /// Runs the work and records how it ended.
+    ///
+    /// # Errors
+    /// The error of the work, recorded first; or that the record cannot be written.
+    pub fn finish(mut self, work: impl FnOnce() -> Result<Finish, TrainError>) -> Result<Outcome, TrainError> {
+        let finish = match work() {
+            Ok(finish) => finish,
+            Err(error) => {
+                self.record.outcome =
+                    StageOutcome::Failed { error: error.to_string(), exit_code: error.exit_code() };
+                // The work's own error is the one worth telling; a record that still says "running" says the same.
+                let _ = self.record.write(&self.dir);
+                return Err(error);
+            }
+        };
+        let (steps, output) = (finish.steps, Input::model(&finish.model)?);
+        self.record.outcome = match finish.outcome {
+            Outcome::Finished => StageOutcome::Finished { steps, output },
+            Outcome::Interrupted => StageOutcome::Stopped { steps, output, cause: "signal".into() },
+        };
+        self.record.write(&self.dir)?;
+        Ok(finish.outcome)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,225 @@
+//! The one training loop.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use data_pipeline::Prefetch;
+use kernels_cubecl::LmBackend;
+use model_core::Decoder;
+
+use crate::batch::{BatchSource, EvalSet, MicroBatch};
+use crate::objective::{MetricSum, Objective};
+use crate::observe::{EvalLog, Observe, StepLog};
+use crate::optim::{GradientSum, Optimizer};
+use crate::state::{Best, TrainState};
+use crate::{TrainConfig, TrainError};
+
+/// Steps that the data thread prepares ahead.
+const PREFETCH_STEPS: usize = 2;
+/// Failed saves in a row before the run stops.
+const MAX_SAVE_FAILURES: u64 = 3;
+
+/// What is trained: the model and its optimizer, on a device.
+#[derive(Debug)]
+pub struct Parts<B: LmBackend> {
+    /// Weights.
+    pub model: Decoder<B>,
+    /// Moments.
+    pub optimizer: Optimizer<B>,
+    /// Where they live.
+    pub device: B::Device,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The last step was taken.
+    Finished,
+    /// A signal asked for the end; everything is saved.
+    Interrupted,
+}
+
+/// Writes checkpoints; the loop only says when.
+pub trait Save<B: LmBackend> {
+    /// Commits a checkpoint of this moment and forgets old ones.
+    ///
+    /// # Errors
+    /// When it could not be committed; the last good one is intact then.
+    fn save(&mut self, parts: &Parts<B>, state: &TrainState) -> Result<(), TrainError>;
+}
+
+/// Everything around the loop.
+pub struct Surroundings<'a, B: LmBackend> {
+    /// Evaluation rows.
+    pub eval: &'a EvalSet,
+    /// Checkpoints.
+    pub save: &'a mut dyn Save<B>,
+    /// Logs and displays.
+    pub observe: &'a mut dyn Observe,
+    /// Set by a signal handler.
+    pub interrupted: &'a AtomicBool,
+}
+
+/// Runs the loop until the last step or a signal.
+///
+/// Per step: eval? save? stop? → fetch all micro-batches → count units → forward and backward each, summing gradients →
+/// norm → finite? → clip → AdamW → log. The only division is by the units of the whole step.
+///
+/// # Errors
+/// Data, objective and model errors; [`TrainError::NotFinite`] after `max_bad_steps` skipped steps in a row;
+/// [`TrainError::SaveFailed`] after several failed saves in a row.
+pub fn train<B: LmBackend>(
+    objective: &dyn Objective<B>,
+    mut source: Box<dyn BatchSource + Send>,
+    mut parts: Parts<B>,
+    state: &mut TrainState,
+    config: &TrainConfig,
+    around: &mut Surroundings<'_, B>,
+) -> Result<(Outcome, Parts<B>), TrainError> {
+    let mut batches = Prefetch::new(state.step, PREFETCH_STEPS, move |step| source.step(step));
+    let mut save_failures = 0;
+    loop {
+        let last = state.step >= config.last_step();
+        let interrupted = around.interrupted.load(Ordering::Relaxed);
+        if due(state.step, config.eval_every, last) && state.evaluated_at != Some(state.step) {
+            evaluate(objective, &parts, state, around)?;
+        }
+        if (due(state.step, config.save_every, last) || interrupted) && state.saved_at != Some(state.step) {
+            let before = state.saved_at.replace(state.step);
+            match around.save.save(&parts, state) {
+                Ok(()) => save_failures = 0,
+                Err(error) => {
+                    state.saved_at = before;
+                    save_failures += 1;
+                    around.observe.warn(&format!("step {}: checkpoint not saved: {error}", state.step));
+                    if last || interrupted || save_failures >= MAX_SAVE_FAILURES {
+                        let (step, source) = (state.step, Box::new(error));
+                        return Err(TrainError::SaveFailed { step, failures: save_failures, source });
+                    }
+                }
+            }
+        }
+        if last || interrupted {
+            return Ok((if last { Outcome::Finished } else { Outcome::Interrupted }, parts));
+        }
+        let started = Instant::now();
+        let step_batches = batches.next().unwrap_or_else(|| Err(missing_data(state.step)))?;
+        let units: f64 = step_batches.iter().map(|batch| objective.units(batch)).sum();
+        let pass = forward_backward(objective, &parts, &step_batches, state, config)?;
+        let (loss, grad_norm) = if units > 0.0 {
+            (pass.loss_sum / units, pass.gradients.norm() / units)
+        } else {
+            (0.0, 0.0)
+        };
+        let lr = config.learning_rate().at(state.step);
+        let finite = loss.is_finite() && grad_norm.is_finite();
+        if finite && units > 0.0 {
+            let clip = if grad_norm > config.grad_clip { config.grad_clip / grad_norm } else { 1.0 };
+            state.updates += 1;
+            let Parts { model, mut optimizer, device } = parts;
+            let model = optimizer.step(model, pass.gradients, config, lr, clip / units, state.updates);
+            parts = Parts { model, optimizer, device };
+        }
+        account(state, &step_batches, units, loss, finite);
+        around.observe.step(&StepLog {
+            step: state.step,
+            loss,
+            loss_window: state.window.mean(),
+            grad_norm,
+            lr,
+            units,
+            tokens: step_batches.iter().map(MicroBatch::n_tokens).sum(),
+            seq_len: step_batches.first().map_or(0, |batch| batch.rows.seq_len),
+            skipped: !finite,
+            metrics: pass.metrics,
+            seconds: started.elapsed().as_secs_f64(),
+            last_step: config.last_step(),
+        })?;
+        if state.bad_streak >= config.max_bad_steps {
+            let (step, bad_steps) = (state.step, state.bad_streak);
+            return Err(TrainError::NotFinite { step, loss, grad_norm, bad_steps });
+        }
+    }
+}
+
+/// Whether work that comes every `every` steps comes now; 0 means only at the end.
+fn due(step: u64, every: u64, last: bool) -> bool {
+    last || (every > 0 && step > 0 && step.is_multiple_of(every))
+}
+
+fn missing_data(step: u64) -> TrainError {
+    TrainError::Batch { problem: format!("the data thread ended before step {}; look for an error above", step + 1) }
+}
+
+/// Updates the counters after a step.
+fn account(state: &mut TrainState, batches: &[MicroBatch], units: f64, loss: f64, finite: bool) {
+    state.step += 1;
+    state.units_seen += units;
+    state.tokens_seen += batches.iter().map(MicroBatch::n_tokens).sum::<u64>();
+    state.window.push(loss);
+    if finite {
+        state.bad_streak = 0;
+    } else {
+        state.bad_streak += 1;
+        state.skipped += 1;
+    }
+}
+
+/// Sums of one step.
+struct Pass<B: LmBackend> {
+    loss_sum: f64,
+    gradients: GradientSum<B>,
+    metrics: Vec<MetricSum>,
+}
+
+/// Forward and backward over all micro-batches of a step.
+fn forward_backward<B: LmBackend>(
+    objective: &dyn Objective<B>,
+    parts: &Parts<B>,
+    batches: &[MicroBatch],
+    state: &TrainState,
+    config: &TrainConfig,
+) -> Result<Pass<B>, TrainError> {
+    let mut frame = parts.model.clone();
+    let mut gradients = GradientSum::new(frame.leaves().len());
+    let (mut loss_sum, mut metrics) = (0.0, Vec::new());
+    for (i, batch) in batches.iter().enumerate() {
+        frame.set_dropout_seed(Some(dropout_seed(config.seed, state.step, i as u64)));
+        let model = frame.to_autodiff();
+        let loss = objective.loss(&model, batch, config.recompute, &parts.device)?;
+        let value = loss.sum.clone().inner().into_data().convert::<f32>().to_vec::<f32>();
+        loss_sum += f64::from(value.expect("converted to f32 just before")[0]);
+        MetricSum::merge(&mut metrics, loss.metrics);
+        gradients.add(&model, &mut loss.sum.backward());
+    }
+    Ok(Pass { loss_sum, gradients, metrics })
+}
+
+/// A seed of its own for every micro-batch, the same when a step runs again.
+fn dropout_seed(seed: u64, step: u64, micro: u64) -> u64 {
+    let text = [seed.to_le_bytes(), step.to_le_bytes(), micro.to_le_bytes()].concat();
+    let hash = blake3::hash(&text);
+    u64::from_le_bytes(hash.as_bytes()[..8].try_into().expect("a BLAKE3 hash has 32 bytes"))
+}
+
+/// Evaluates and remembers the best.
+fn evaluate<B: LmBackend>(
+    objective: &dyn Objective<B>,
+    parts: &Parts<B>,
+    state: &mut TrainState,
+    around: &mut Surroundings<'_, B>,
+) -> Result<(), TrainError> {
+    let mut sums = Vec::new();
+    for batch in &around.eval.batches {
+        MetricSum::merge(&mut sums, objective.evaluate(&parts.model, batch, &parts.device)?);
+    }
+    state.evaluated_at = Some(state.step);
+    let Some(first) = sums.first() else { return Ok(()) };
+    let value = first.mean();
+    if value.is_finite() && state.best.as_ref().is_none_or(|best| value < best.value) {
+        state.best = Some(Best { step: state.step, value });
+    }
+    let bits_per_byte = around.eval.text_bytes.filter(|&bytes| bytes > 0 && first.name == "nll");
+    let bits_per_byte = bits_per_byte.map(|bytes| first.sum / std::f64::consts::LN_2 / bytes as f64);
+    around.observe.eval(&EvalLog { step: state.step, metrics: sums, bits_per_byte })
+}
