@@ -165,7 +165,9 @@ pub enum ModelError {
         got: String,
     },
     /// An attention mask that hides tokens in the middle of a row.
-    #[error("attention_mask row {row}: expected one unbroken run of ones, got a second run at position {position}; pad on one side only")]
+    #[error(
+        "attention_mask row {row}: expected one unbroken run of ones, got a second run at position {position}; pad on one side only"
+    )]
     MaskHole {
         /// The row.
         row: usize,
@@ -173,7 +175,9 @@ pub enum ModelError {
         position: usize,
     },
     /// A token id that the model has no embedding for.
-    #[error("input_ids row {row} position {position}: expected an id below vocab_size {vocab_size}, got {id}; tokenize with this model's own tokenizer")]
+    #[error(
+        "input_ids row {row} position {position}: expected an id below vocab_size {vocab_size}, got {id}; tokenize with this model's own tokenizer"
+    )]
     TokenOutOfRange {
         /// The row.
         row: usize,
@@ -185,7 +189,9 @@ pub enum ModelError {
         vocab_size: usize,
     },
     /// A tokenizer that cannot belong to the model.
-    #[error("vocabulary mismatch: the tokenizer has {tokenizer} ids, the model {model}; expected the model to have as many, or up to {slack} more as padding; use the tokenizer that the model was made with")]
+    #[error(
+        "vocabulary mismatch: the tokenizer has {tokenizer} ids, the model {model}; expected the model to have as many, or up to {slack} more as padding; use the tokenizer that the model was made with"
+    )]
     VocabMismatch {
         /// Ids of the tokenizer.
         tokenizer: usize,
@@ -195,7 +201,9 @@ pub enum ModelError {
         slack: usize,
     },
     /// Weights cannot be saved while an adapter is attached, it would be lost without a word.
-    #[error("saving the weights: expected a model without adapters, got one with an adapter in {n_adapters} places; merge it first, or save the adapter folder instead")]
+    #[error(
+        "saving the weights: expected a model without adapters, got one with an adapter in {n_adapters} places; merge it first, or save the adapter folder instead"
+    )]
     AdapterAttached {
         /// How many places of the model carry an adapter.
         n_adapters: usize,
@@ -263,13 +271,17 @@ pub enum ModelError {
         format: String,
     },
     /// A conversation that would train nothing.
-    #[error("expected a conversation with a supervised token, got {n_messages} messages without an assistant's answer; add one or drop the record")]
+    #[error(
+        "expected a conversation with a supervised token, got {n_messages} messages without an assistant's answer; add one or drop the record"
+    )]
     NothingSupervised {
         /// How many messages there are.
         n_messages: usize,
     },
     /// The tokenizer lacks a control token of the chat format.
-    #[error("chat format {format}: expected the special token `{token}` in the tokenizer, got none; use the tokenizer of that format")]
+    #[error(
+        "chat format {format}: expected the special token `{token}` in the tokenizer, got none; use the tokenizer of that format"
+    )]
     MissingControlToken {
         /// The token.
         token: &'static str,
@@ -289,7 +301,9 @@ pub enum ModelError {
         expected: &'static str,
     },
     /// Logits from which no token can be chosen.
-    #[error("generation: expected finite logits, got a NaN, +inf or nothing but -inf for sequence {sequence} at position {position}; the weights come from a failed run, use an earlier checkpoint")]
+    #[error(
+        "generation: expected finite logits, got a NaN, +inf or nothing but -inf for sequence {sequence} at position {position}; the weights come from a failed run, use an earlier checkpoint"
+    )]
     NonFiniteLogits {
         /// The sequence.
         sequence: u64,
@@ -297,7 +311,9 @@ pub enum ModelError {
         position: usize,
     },
     /// A prompt that leaves nothing to generate from or no room to generate into.
-    #[error("generation: sequence {sequence}: expected a prompt of 1 to {max} tokens, got {got}; the model's context ends there, shorten the prompt")]
+    #[error(
+        "generation: sequence {sequence}: expected a prompt of 1 to {max} tokens, got {got}; the model's context ends there, shorten the prompt"
+    )]
     PromptLength {
         /// The sequence.
         sequence: u64,
@@ -353,7 +369,9 @@ pub enum ModelError {
         actual: String,
     },
     /// Adapter parameters that training does not reach, or base weights that it does.
-    #[error("adapter training: {expected}, got {n_leaves} that do not: {names}; the adapter is attached but does not train, check its targets and the graph")]
+    #[error(
+        "adapter training: {expected}, got {n_leaves} that do not: {names}; the adapter is attached but does not train, check its targets and the graph"
+    )]
     AdapterInert {
         /// What every parameter of this kind should do.
         expected: &'static str,
@@ -363,7 +381,9 @@ pub enum ModelError {
         names: String,
     },
     /// A merged model that answers differently from the model with its adapter.
-    #[error("merge check: {measure}: expected {expected}, got {got:.3e} over {n_tokens} tokens; do not use the merged weights")]
+    #[error(
+        "merge check: {measure}: expected {expected}, got {got:.3e} over {n_tokens} tokens; do not use the merged weights"
+    )]
     MergeDrift {
         /// What was compared.
         measure: &'static str,

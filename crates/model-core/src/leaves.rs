@@ -53,7 +53,9 @@ impl<B: Backend> LeafReader<B> {
     pub fn matrix(&mut self) -> Tensor<B, 2> {
         match self.next() {
             Leaf::Matrix(value) => value,
-            Leaf::Vector(value) => panic!("leaf {}: expected a matrix, got a vector {:?}", self.n_taken - 1, value.dims()),
+            Leaf::Vector(value) => {
+                panic!("leaf {}: expected a matrix, got a vector {:?}", self.n_taken - 1, value.dims())
+            }
         }
     }
 
@@ -64,7 +66,9 @@ impl<B: Backend> LeafReader<B> {
     pub fn vector(&mut self) -> Tensor<B, 1> {
         match self.next() {
             Leaf::Vector(value) => value,
-            Leaf::Matrix(value) => panic!("leaf {}: expected a vector, got a matrix {:?}", self.n_taken - 1, value.dims()),
+            Leaf::Matrix(value) => {
+                panic!("leaf {}: expected a vector, got a matrix {:?}", self.n_taken - 1, value.dims())
+            }
         }
     }
 

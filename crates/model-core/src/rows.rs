@@ -48,7 +48,9 @@ impl Rows {
     pub fn from_segments(rows: usize, seq_len: usize, ids: Vec<i32>, segments: Vec<i32>) -> Result<Self, ModelError> {
         check_shape(rows, seq_len, &[("ids", ids.len()), ("segments", segments.len())])?;
         let mut positions = vec![0; ids.len()];
-        for (row, (segments, positions)) in std::iter::zip(segments.chunks(seq_len), positions.chunks_mut(seq_len)).enumerate() {
+        for (row, (segments, positions)) in
+            std::iter::zip(segments.chunks(seq_len), positions.chunks_mut(seq_len)).enumerate()
+        {
             check_runs(row, segments)?;
             for i in 1..seq_len {
                 let goes_on = segments[i] == segments[i - 1] && segments[i] != PADDING;

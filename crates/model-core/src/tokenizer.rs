@@ -16,6 +16,8 @@ use file::{AddedToken, TokenizerFile};
 
 /// Largest `tokenizer.json` that is read.
 const MAX_FILE_BYTES: u64 = 256 << 20;
+/// Embedding rows that a model may have beyond the tokenizer's ids, as padding for its products.
+pub const VOCAB_SLACK: usize = 1024;
 
 /// A byte-level BPE tokenizer whose added tokens cannot come from text.
 #[derive(Clone)]
@@ -121,6 +123,18 @@ impl Tokenizer {
     /// One more than the largest id, the least number of embedding rows a model needs.
     pub fn vocab_size(&self) -> usize {
         self.bytes_by_id.len()
+    }
+
+    /// Checks that a model with that many embedding rows can be this tokenizer's.
+    ///
+    /// # Errors
+    /// [`ModelError::VocabMismatch`] when there are fewer rows than ids, or more than [`VOCAB_SLACK`] beyond them.
+    pub fn check_vocab(&self, vocab_size: usize) -> Result<(), ModelError> {
+        let tokenizer = self.vocab_size();
+        if (tokenizer..=tokenizer + VOCAB_SLACK).contains(&vocab_size) {
+            return Ok(());
+        }
+        Err(ModelError::VocabMismatch { tokenizer, model: vocab_size, slack: VOCAB_SLACK })
     }
 
     /// BLAKE3 of the file in hexadecimal.

@@ -77,7 +77,8 @@ fn run_on<B: LmBackend>(arguments: &Arguments, device: &B::Device) -> Result<()>
     }
     batch.rows.check_vocab(&model.config)?;
     check_labels(&batch, &model)?;
-    let outputs = if arguments.grads { with_grads(&model, &batch, device) } else { without_grads(&model, &batch, device) };
+    let outputs =
+        if arguments.grads { with_grads(&model, &batch, device) } else { without_grads(&model, &batch, device) };
     write_outputs(arguments, &outputs)
 }
 
@@ -99,7 +100,8 @@ fn with_grads<B: LmBackend>(model: &Decoder<B>, batch: &Batch, device: &B::Devic
     let loss = loss(hidden, tracked.head(), &batch.rows, labels, device);
     outputs.push(("out.loss".to_owned(), vec![], floats(loss.clone().inner())));
     let grads = loss.backward();
-    let gradients = if tracked.has_adapter() { adapter_gradients(&tracked, &grads) } else { gradients(&tracked, &grads) };
+    let gradients =
+        if tracked.has_adapter() { adapter_gradients(&tracked, &grads) } else { gradients(&tracked, &grads) };
     outputs.extend(gradients.into_iter().map(|(name, shape, values)| (format!("grad.{name}"), shape, values)));
     outputs
 }

@@ -65,10 +65,7 @@ pub(crate) fn run(args: &Arguments) -> anyhow::Result<()> {
 fn answer<B: LmBackend>(args: &Arguments, device: &B::Device) -> anyhow::Result<String> {
     let tokenizer = Tokenizer::load(&args.model)?;
     let model = Decoder::<B>::load(&args.model, device)?;
-    if tokenizer.vocab_size() > model.config.vocab_size {
-        let (tokenizer, model) = (tokenizer.vocab_size(), model.config.vocab_size);
-        return Err(ModelError::VocabMismatch { tokenizer, model, slack: 0 }.into());
-    }
+    tokenizer.check_vocab(model.config.vocab_size)?;
     let (prompt, stop_ids) = prompt(args, &tokenizer, &model.config.eos_ids)?;
     let sampling = Sampling {
         max_new_tokens: args.max_new_tokens,
@@ -186,10 +183,12 @@ mod tests {
         assert!(parse("generate --model m").is_err(), "something to continue");
         assert!(parse("generate --model m --prompt a --chat b").is_err(), "one thing to continue");
         assert!(parse("generate --model m --prompt a --device gpu").is_err());
-        let dir = tempfile::tempdir().unwrap();
-        folder(dir.path(), 258);
-        let error = answer_to(dir.path(), "--prompt oak").unwrap_err();
-        assert!(error.to_string().contains("vocabulary mismatch"), "{error}");
+        for vocab_size in [258, 5000] {
+            let dir = tempfile::tempdir().unwrap();
+            folder(dir.path(), vocab_size);
+            let error = answer_to(dir.path(), "--prompt oak").unwrap_err();
+            assert!(error.to_string().contains("vocabulary mismatch"), "{error}");
+        }
     }
 
     #[test]

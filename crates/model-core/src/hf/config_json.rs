@@ -175,7 +175,11 @@ pub(crate) fn validate_dimensions(config: &ModelConfig) -> Result<(), ModelError
         return Err(invalid("num_key_value_heads", expected, config.n_kv_heads.to_string()));
     }
     if !config.d_head.is_multiple_of(2) {
-        return Err(invalid("head_dim", "an even number, heads are rotated in pairs".to_owned(), config.d_head.to_string()));
+        return Err(invalid(
+            "head_dim",
+            "an even number, heads are rotated in pairs".to_owned(),
+            config.d_head.to_string(),
+        ));
     }
     for (key, value) in [("rms_norm_eps", config.rms_norm_eps), ("initializer_range", config.init_std)] {
         if !(value > 0.0 && value < 1.0) {
@@ -298,7 +302,11 @@ fn rope(keys: &Keys<'_>, max_seq_len: usize) -> Result<Rope, ModelError> {
     }
     .and_then(|rope| {
         let in_range = rope.theta.is_finite() && rope.theta > 1.0;
-        if in_range { Ok(rope) } else { Err(invalid("rope_theta", "a number above 1".to_owned(), rope.theta.to_string())) }
+        if in_range {
+            Ok(rope)
+        } else {
+            Err(invalid("rope_theta", "a number above 1".to_owned(), rope.theta.to_string()))
+        }
     })
 }
 
@@ -314,7 +322,9 @@ fn rope_object(
     };
     let inner = Keys { map, within: key };
     let theta = inner.number("rope_theta")?;
-    if let (Some(inner), Some(top)) = (theta, top_theta) && inner != top {
+    if let (Some(inner), Some(top)) = (theta, top_theta)
+        && inner != top
+    {
         return Err(invalid("rope_theta", format!("the {inner} of {key}"), top.to_string()));
     }
     if let Some(factor) = inner.number("partial_rotary_factor")?.filter(|f| *f != 1.0) {

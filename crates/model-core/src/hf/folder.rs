@@ -60,10 +60,8 @@ impl<B: LmBackend> Decoder<B> {
         let map = leaf_map(&config);
         let weights = Weights::open(dir)?;
         weights.expect_exactly(&map)?;
-        let leaves: Result<Vec<_>, ModelError> = map
-            .iter()
-            .map(|leaf| Ok(leaf_from_values(leaf, weights.read_leaf(leaf, options)?, device)))
-            .collect();
+        let leaves: Result<Vec<_>, ModelError> =
+            map.iter().map(|leaf| Ok(leaf_from_values(leaf, weights.read_leaf(leaf, options)?, device))).collect();
         Ok(Decoder::from_leaves(&config, leaves?))
     }
 
@@ -107,7 +105,13 @@ impl<B: LmBackend> Decoder<B> {
         Ok(written)
     }
 
-    fn write_shard(&self, path: &Path, map: &[LeafMap], parts: &ShardParts, float: FloatType) -> Result<(), ModelError> {
+    fn write_shard(
+        &self,
+        path: &Path,
+        map: &[LeafMap],
+        parts: &ShardParts,
+        float: FloatType,
+    ) -> Result<(), ModelError> {
         let leaves = self.leaves();
         let wanted: BTreeSet<&str> = parts.iter().map(|(_, part)| part.as_str()).collect();
         let used: BTreeSet<usize> = parts.iter().map(|(leaf, _)| *leaf).collect();
@@ -273,11 +277,17 @@ fn shown(names: &[&str]) -> String {
 
 /// What weights a folder has in formats that are not read.
 fn other_weights(dir: &Path) -> String {
-    let is_other = |name: &String| [".bin", ".pt", ".pth", ".gguf", ".safetensors"].iter().any(|end| name.ends_with(end));
+    let is_other =
+        |name: &String| [".bin", ".pt", ".pth", ".gguf", ".safetensors"].iter().any(|end| name.ends_with(end));
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    let mut names: Vec<String> = entries.map(|e| e.file_name().to_string_lossy().into_owned()).filter(is_other).collect();
+    let mut names: Vec<String> =
+        entries.map(|e| e.file_name().to_string_lossy().into_owned()).filter(is_other).collect();
     names.sort();
-    if names.is_empty() { "neither".to_owned() } else { format!("only {}", shown(&names.iter().map(String::as_str).collect::<Vec<_>>())) }
+    if names.is_empty() {
+        "neither".to_owned()
+    } else {
+        format!("only {}", shown(&names.iter().map(String::as_str).collect::<Vec<_>>()))
+    }
 }
 
 /// A plain file name: no separators, nothing that leaves the folder.

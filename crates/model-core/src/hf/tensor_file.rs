@@ -72,8 +72,7 @@ impl TensorFile {
         if has != wants {
             return Err(broken(path, format!("{wants} bytes of tensors"), format!("{has} (truncated or extended)")));
         }
-        let tensors: BTreeMap<_, _> =
-            parsed.tensors().into_iter().map(|(name, info)| (name, info.clone())).collect();
+        let tensors: BTreeMap<_, _> = parsed.tensors().into_iter().map(|(name, info)| (name, info.clone())).collect();
         if let Some((name, info)) = tensors.iter().find(|(_, info)| info.shape.len() > MAX_RANK) {
             let got = format!("{} for tensor `{name}`", info.shape.len());
             return Err(broken(path, format!("at most {MAX_RANK} dimensions"), got));
@@ -215,7 +214,8 @@ pub fn write_tensors(
         at = end;
     }
     let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    let metadata = Metadata::new(Some(format), infos).map_err(|error| broken(path, "shapes that fit the values", error))?;
+    let metadata =
+        Metadata::new(Some(format), infos).map_err(|error| broken(path, "shapes that fit the values", error))?;
     let mut header = serde_json::to_vec(&metadata).expect("a checked header prints");
     header.resize(header.len().next_multiple_of(LENGTH_BYTES as usize), b' ');
     write_file(path, &header, &tensors, float)

@@ -73,12 +73,7 @@ impl<B: LmBackend> Block<B> {
     /// The projections with the part of the block they live in, for adapters.
     pub fn linears(&self) -> [(&'static str, &Linear<B>); 4] {
         let Block { attention, mlp, .. } = self;
-        [
-            ("self_attn", &attention.qkv),
-            ("self_attn", &attention.output),
-            ("mlp", &mlp.gate_up),
-            ("mlp", &mlp.down),
-        ]
+        [("self_attn", &attention.qkv), ("self_attn", &attention.output), ("mlp", &mlp.gate_up), ("mlp", &mlp.down)]
     }
 
     /// As [`Block::linears`], to change them.
@@ -97,7 +92,8 @@ impl<B: LmBackend> Block<B> {
         let (heads, eps) = (config.heads(), config.rms_norm_eps);
         let (q_rows, kv_rows) = (heads.q_width(), heads.kv_width());
         let one = |name, rows| vec![Segment::new(name, rows)];
-        let qkv = vec![Segment::new("q_proj", q_rows), Segment::new("k_proj", kv_rows), Segment::new("v_proj", kv_rows)];
+        let qkv =
+            vec![Segment::new("q_proj", q_rows), Segment::new("k_proj", kv_rows), Segment::new("v_proj", kv_rows)];
         let gate_up = vec![Segment::new("gate_proj", config.d_ff), Segment::new("up_proj", config.d_ff)];
         Block {
             attention_norm: RmsNorm { gamma: leaves.vector(), eps },

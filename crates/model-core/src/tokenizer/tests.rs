@@ -96,6 +96,19 @@ fn loads_from_file_and_from_folder_with_one_hash() {
 }
 
 #[test]
+fn s18_a_tokenizer_of_another_model_is_refused() {
+    let tokenizer = chatml();
+    let n = tokenizer.vocab_size();
+    for fits in [n, n + 1, n + VOCAB_SLACK] {
+        tokenizer.check_vocab(fits).unwrap();
+    }
+    for other in [0, n - 1, n + VOCAB_SLACK + 1] {
+        let error = tokenizer.check_vocab(other).unwrap_err();
+        assert!(matches!(error, ModelError::VocabMismatch { model, .. } if model == other), "{error}");
+    }
+}
+
+#[test]
 fn unknown_patterns_and_steps_are_refused() {
     let base = trained_json(CHATML);
     let split = |pattern: &str, behavior: &str| {

@@ -36,7 +36,9 @@ fn absent_keys_take_the_defaults_of_transformers() {
 
 #[test]
 fn a_missing_key_is_named() {
-    for key in ["model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"] {
+    for key in
+        ["model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"]
+    {
         let mut value = base();
         value.as_object_mut().unwrap().remove(key);
         let error = ModelConfig::from_hf(&value.to_string()).unwrap_err();
@@ -53,13 +55,19 @@ fn what_is_not_computed_is_refused() {
     refused(json!({"attention_dropout": 0.1}), "`attention_dropout`");
     refused(json!({"sliding_window": 4096}), "`sliding_window`: expected null or absent");
     refused(json!({"quantization_config": {"bits": 4}}), "`quantization_config`");
-    refused(json!({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}), "`rope_scaling.rope_type`: expected default, linear");
+    refused(
+        json!({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}),
+        "`rope_scaling.rope_type`: expected default, linear",
+    );
     refused(json!({"rope_parameters": {"partial_rotary_factor": 0.5}}), "`partial_rotary_factor`");
 }
 
 #[test]
 fn values_that_make_no_model_are_refused() {
-    refused(json!({"num_key_value_heads": 3}), "`num_key_value_heads`: expected a divisor of num_attention_heads 4, got 3");
+    refused(
+        json!({"num_key_value_heads": 3}),
+        "`num_key_value_heads`: expected a divisor of num_attention_heads 4, got 3",
+    );
     refused(json!({"hidden_size": 30}), "`hidden_size`: expected a multiple of num_attention_heads 4");
     refused(json!({"head_dim": 7}), "`head_dim`: expected an even number");
     refused(json!({"vocab_size": 0}), "`vocab_size`");
@@ -95,9 +103,15 @@ fn both_spellings_of_the_rotary_embedding_say_the_same() {
     let new = with(json!({"rope_parameters": parameters.clone()})).unwrap();
     assert_eq!(with(json!({"rope_theta": 500_000.0, "rope_scaling": scaling.clone()})).unwrap(), new);
     assert_eq!(with(json!({"rope_theta": 500_000.0, "rope_scaling": legacy})).unwrap(), new);
-    assert_eq!(with(json!({"rope_theta": 500_000.0, "rope_scaling": scaling, "rope_parameters": parameters.clone()})).unwrap(), new);
+    assert_eq!(
+        with(json!({"rope_theta": 500_000.0, "rope_scaling": scaling, "rope_parameters": parameters.clone()})).unwrap(),
+        new
+    );
     refused(json!({"rope_theta": 10_000.0, "rope_parameters": parameters.clone()}), "`rope_theta`");
-    refused(json!({"rope_scaling": {"rope_type": "linear", "factor": 2.0}, "rope_parameters": parameters}), "`rope_parameters`");
+    refused(
+        json!({"rope_scaling": {"rope_type": "linear", "factor": 2.0}, "rope_parameters": parameters}),
+        "`rope_parameters`",
+    );
 }
 
 #[test]

@@ -161,7 +161,8 @@ fn missing_and_unexpected_tensors_are_named() {
 fn old_rotary_buffers_are_ignored() {
     let dir = saved(u64::MAX);
     let file = TensorFile::open(&dir.path().join(SINGLE_FILE)).unwrap();
-    let all: Vec<_> = file.names().map(|n| (n.to_owned(), file.shape(n).unwrap().to_vec(), file.read_f32(n).unwrap())).collect();
+    let all: Vec<_> =
+        file.names().map(|n| (n.to_owned(), file.shape(n).unwrap().to_vec(), file.read_f32(n).unwrap())).collect();
     let mut tensors: Vec<_> = all.iter().map(|(n, s, v)| (n.clone(), s.clone(), Values::Float(v))).collect();
     tensors.push(("model.layers.0.self_attn.rotary_emb.inv_freq".to_owned(), vec![1], Values::Float(&[1.0])));
     std::fs::remove_file(dir.path().join(SINGLE_FILE)).unwrap();
