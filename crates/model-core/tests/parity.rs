@@ -1,5 +1,7 @@
 //! The decoder against transformers: logits, loss and gradients of every fixture case; packing, recomputation, padding.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
+
 use std::path::{Path, PathBuf};
 
 use burn::backend::Autodiff;

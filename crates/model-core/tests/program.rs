@@ -1,5 +1,7 @@
 //! The program `model-core` as others call it: its files, its exit codes, and that nothing is left half-written.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
