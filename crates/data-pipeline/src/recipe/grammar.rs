@@ -4,6 +4,7 @@ use super::inflection::Form;
 use super::lexicon::{Lexicon, Speech, View};
 use super::rng::Rng;
 use super::task::{Parts, Task, quote, quote_all, quoted};
+use super::words::family;
 
 /// Longest definition that is asked about, in bytes.
 const MAX_GLOSS_BYTES: usize = 70;
@@ -53,17 +54,27 @@ fn careless_bases(base: &str, used: &str) -> Vec<String> {
     found
 }
 
-/// A definition and two words of different families, one of which it describes and neither of which it names.
+/// A definition that holds a relative of the right word and none of the wrong one.
 fn definition(view: &View, rng: &mut Rng) -> Option<Parts> {
     let (word, gloss) = rng.pick(&view.defined)?;
     let (other, _) = rng.pick(&view.defined)?;
-    let names = |w: &str| gloss.split(|c: char| !c.is_ascii_alphabetic()).any(|g| g == w);
-    if gloss.len() > MAX_GLOSS_BYTES || word[..1] == other[..1] || names(word) || names(other) {
+    if word[..1] == other[..1] || is_related(other, gloss) {
         return None;
     }
     let mut list = [word.as_str(), other.as_str()];
     rng.shuffle(&mut list);
     Some((vec![("{x}", gloss.clone()), ("{list}", quote_all(&list))], word.clone(), vec![other.clone()]))
+}
+
+/// Whether a definition has a word of the same family.
+fn is_related(word: &str, gloss: &str) -> bool {
+    gloss.split(|c: char| !c.is_ascii_alphabetic()).any(|other| family(other) == family(word))
+}
+
+/// Whether an exercise can be made of a word and its definition: short, with a relative of the word but not itself.
+pub(super) fn is_telling(word: &str, gloss: &str) -> bool {
+    let names = gloss.split(|c: char| !c.is_ascii_alphabetic()).any(|other| other == word);
+    gloss.len() <= MAX_GLOSS_BYTES && !names && is_related(word, gloss)
 }
 
 /// Answers a question of one of this module's tasks, with the dictionary at hand.
@@ -76,11 +87,11 @@ pub(super) fn solve(task: Task, question: &str, lexicon: &Lexicon) -> Option<Str
             _ => None,
         },
         Task::Definition => {
-            let defines = |w: &&&str| {
-                let senses = lexicon.senses.get(**w)?;
-                question.contains(&senses.first()?.gloss).then_some(())
+            let defines = |w: &str| {
+                let senses = lexicon.senses.get(w).into_iter().flatten();
+                senses.into_iter().any(|sense| question.contains(&format!(" {}", sense.gloss)))
             };
-            let mut fitting = words.iter().filter(|w| defines(w).is_some());
+            let mut fitting = words.iter().filter(|w| defines(w));
             let found = fitting.next()?;
             fitting.next().is_none().then(|| (*found).to_owned())
         }

@@ -20,10 +20,9 @@ pub(super) fn make(task: Task, view: &View, rng: &mut Rng) -> Option<Parts> {
         Task::Spell if a.len() <= SPELLED_LETTERS => {
             (asked, spaced(a), misspelled(a).iter().map(|w| spaced(w)).collect())
         }
-        Task::Unspell if a.len() <= SPELLED_LETTERS => (vec![("{x}", spaced(a))], a.into(), misspelled(a)),
         Task::FirstLetter => (asked, letter(0), rest(0)),
         Task::LastLetter => (asked, letter(a.len() - 1), rest(a.len() - 1)),
-        Task::Begins | Task::Ends => return find(task, &words, rng),
+        Task::Begins => return find(&words, rng),
         Task::Alphabet if a[..1] != b[..1] => {
             let (first, second) = if a < b { (a, b) } else { (b, a) };
             (vec![("{a}", quote(a)), ("{b}", quote(b))], first.into(), vec![second.into()])
@@ -36,18 +35,14 @@ pub(super) fn make(task: Task, view: &View, rng: &mut Rng) -> Option<Parts> {
     })
 }
 
-/// One of three words has the two letters at its beginning or end; the others differ in the outermost letter.
-fn find(task: Task, words: &[&str], rng: &mut Rng) -> Option<Parts> {
+/// One of three words begins with the two letters; the others differ in the first.
+fn find(words: &[&str], rng: &mut Rng) -> Option<Parts> {
     let wanted = words[rng.below(words.len())];
-    let edge = |word: &str, n: usize| {
-        if task == Task::Begins { word[..n].to_owned() } else { word[word.len() - n..].to_owned() }
-    };
-    let one = |word: &str| if task == Task::Begins { word.as_bytes()[0] } else { word.as_bytes()[word.len() - 1] };
     let others: Vec<&str> = words.iter().copied().filter(|w| *w != wanted).collect();
-    if others.iter().any(|w| one(w) == one(wanted)) {
+    if others.iter().any(|w| w[..1] == wanted[..1]) {
         return None;
     }
-    let slots = vec![("{a}", quote(&edge(wanted, 2))), ("{list}", quote_all(words))];
+    let slots = vec![("{a}", quote(&wanted[..2])), ("{list}", quote_all(words))];
     Some((slots, wanted.into(), others.into_iter().map(str::to_owned).collect()))
 }
 
@@ -77,17 +72,12 @@ fn misspelled(word: &str) -> Vec<String> {
 /// Answers a question of one of this module's tasks.
 pub(super) fn solve(task: Task, question: &str) -> Option<String> {
     let words = quoted(question);
-    if task == Task::Unspell {
-        let letters = question.trim_end_matches('?').split(' ').filter(|w| w.len() == 1);
-        return Some(letters.collect());
-    }
     let (asked, list) = words.split_first()?;
     Some(match task {
         Task::Spell => spaced(asked),
         Task::FirstLetter => asked.chars().next()?.to_string(),
         Task::LastLetter => asked.chars().last()?.to_string(),
         Task::Begins => list.iter().find(|w| w.starts_with(asked))?.to_string(),
-        Task::Ends => list.iter().find(|w| w.ends_with(asked))?.to_string(),
         Task::Alphabet => words.iter().min()?.to_string(),
         Task::Capital => capital(asked),
         Task::Join => words.concat(),

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use super::RecipeProblem;
+use super::grammar::is_telling;
 use super::inflection::Form;
 use super::words::Part;
 use crate::error::{DataError, Result};
@@ -59,7 +60,7 @@ pub(super) struct View {
     pub(super) words: Vec<String>,
     /// Words with one part of speech only.
     pub(super) tagged: Vec<(String, Speech)>,
-    /// Words with a definition.
+    /// Words with a definition that holds a relative of the word.
     pub(super) defined: Vec<(String, String)>,
     /// Base words and inflected forms.
     pub(super) forms: BTreeMap<Form, Vec<(String, String)>>,
@@ -137,7 +138,10 @@ impl Lexicon {
         View {
             words: entries().map(|(word, _)| word.clone()).filter(|word| short(word)).collect(),
             tagged: entries().filter(|(_, s)| s.len() == 1).map(|(word, s)| (word.clone(), s[0].speech)).collect(),
-            defined: entries().map(|(word, s)| (word.clone(), s[0].gloss.clone())).collect(),
+            defined: entries()
+                .filter_map(|(word, s)| Some((word, s.iter().find(|s| is_telling(word, &s.gloss))?)))
+                .map(|(word, sense)| (word.clone(), sense.gloss.clone()))
+                .collect(),
             forms: Form::ALL.into_iter().map(|form| (form, pairs(&form))).collect(),
         }
     }

@@ -63,7 +63,7 @@ pub struct Recipe {
 
 impl Default for Recipe {
     fn default() -> Self {
-        Self { seed: 0, sft: 30_000, preference: 6_000, heldout: 1_000 }
+        Self { seed: 0, sft: 30_000, preference: 5_000, heldout: 1_000 }
     }
 }
 

@@ -19,28 +19,16 @@ pub enum Task {
     Before,
     /// The word that a list holds twice.
     Twice,
-    /// The word that the second list lacks.
-    Missing,
     /// How many words a list has.
     Count,
-    /// Whether a word is in a list.
-    Member,
-    /// The colour that a thing was said to have.
-    ColourOf,
-    /// The thing that was said to have a colour.
-    ThingOf,
     /// The letters of a word.
     Spell,
-    /// The word of some letters.
-    Unspell,
     /// The first letter.
     FirstLetter,
     /// The last letter.
     LastLetter,
     /// The word with given first letters.
     Begins,
-    /// The word with given last letters.
-    Ends,
     /// Which of two words comes first in the alphabet.
     Alphabet,
     /// The word with a capital letter.
@@ -61,7 +49,7 @@ pub enum Task {
     Adverb,
     /// Part of speech.
     Speech,
-    /// Which of two words a definition describes.
+    /// Which of two words a definition describes; it holds a relative of the right one.
     Definition,
 }
 
@@ -69,7 +57,7 @@ pub enum Task {
 pub(super) struct Spec {
     task: Task,
     name: &'static str,
-    /// `{a}` and `{b}` are quoted words or definitions, `{list}` and `{more}` lists of quoted words, `{x}` plain text.
+    /// `{a}` and `{b}` are quoted words or definitions, `{list}` is a list of quoted words, `{x}` plain text.
     /// What is quoted keeps its order in every wording, so that the solver can rely on it.
     wordings: &'static [&'static str],
     /// Shares of the SFT set and of the preference set, in parts of the sums.
@@ -91,78 +79,45 @@ const SPECS: &[Spec] = &[
         task: Task::Repeat,
         name: "repeat",
         wordings: &["Repeat the word {a}.", "Say {a} once more."],
-        weights: [3, 0],
+        weights: [4, 0],
     },
     Spec {
         task: Task::First,
         name: "first",
         wordings: &["Which word comes first: {list}?", "First word of the list {list}?"],
-        weights: [3, 1],
+        weights: [4, 1],
     },
     Spec {
         task: Task::Last,
         name: "last",
         wordings: &["Which word comes last: {list}?", "Last word of the list {list}?"],
-        weights: [3, 1],
+        weights: [4, 1],
     },
     Spec {
         task: Task::After,
         name: "after",
         wordings: &["Which word comes after {a} in {list}?", "What follows {a} here: {list}?"],
-        weights: [4, 2],
+        weights: [6, 4],
     },
     Spec {
         task: Task::Before,
         name: "before",
         wordings: &["Which word comes before {a} in {list}?", "What stands before {a} here: {list}?"],
-        weights: [4, 3],
+        weights: [6, 4],
     },
     Spec {
         task: Task::Twice,
         name: "twice",
         wordings: &["Which word is there twice: {list}?", "Which word is repeated in {list}?"],
-        weights: [4, 2],
-    },
-    Spec {
-        task: Task::Missing,
-        name: "missing",
-        wordings: &[
-            "First list: {list}. Second list: {more}. Which word does the second list lack?",
-            "Of {list} only {more} are left. Which word is missing?",
-        ],
-        weights: [4, 3],
+        weights: [6, 3],
     },
     Spec {
         task: Task::Count,
         name: "count",
         wordings: &["How many words are in {list}?", "Count the words: {list}."],
-        weights: [3, 2],
-    },
-    Spec {
-        task: Task::Member,
-        name: "member",
-        wordings: &["Is {a} in the list {list}?", "Do you find {a} among {list}?"],
-        weights: [3, 2],
-    },
-    Spec {
-        task: Task::ColourOf,
-        name: "colour-of",
-        wordings: &["{x} What colour is the {a}?", "{x} Which colour does the {a} have?"],
         weights: [4, 2],
     },
-    Spec {
-        task: Task::ThingOf,
-        name: "thing-of",
-        wordings: &["{x} Which thing is {b}?", "{x} What is {b}?"],
-        weights: [4, 2],
-    },
-    Spec { task: Task::Spell, name: "spell", wordings: &["Spell {a}.", "How is {a} spelled?"], weights: [4, 2] },
-    Spec {
-        task: Task::Unspell,
-        name: "unspell",
-        wordings: &["Which word is spelled {x}?", "Read these letters: {x}?"],
-        weights: [4, 1],
-    },
+    Spec { task: Task::Spell, name: "spell", wordings: &["Spell {a}.", "How is {a} spelled?"], weights: [8, 4] },
     Spec {
         task: Task::FirstLetter,
         name: "first-letter",
@@ -173,67 +128,61 @@ const SPECS: &[Spec] = &[
         task: Task::LastLetter,
         name: "last-letter",
         wordings: &["What is the last letter of {a}?", "{a} ends with which letter?"],
-        weights: [3, 2],
+        weights: [5, 4],
     },
     Spec {
         task: Task::Begins,
         name: "begins",
         wordings: &["Which word begins with {a}: {list}?", "Find the word that starts with {a} in {list}."],
-        weights: [4, 2],
-    },
-    Spec {
-        task: Task::Ends,
-        name: "ends",
-        wordings: &["Which word ends in {a}: {list}?", "Find the word that ends with {a} in {list}."],
-        weights: [4, 2],
+        weights: [6, 2],
     },
     Spec {
         task: Task::Alphabet,
         name: "alphabet",
         wordings: &["Which comes first in the alphabet, {a} or {b}?", "Put {a} and {b} in order. Which is first?"],
-        weights: [4, 4],
+        weights: [6, 6],
     },
     Spec {
         task: Task::Capital,
         name: "capital",
         wordings: &["Write {a} with a capital letter.", "Begin a sentence with {a}."],
-        weights: [3, 1],
+        weights: [5, 3],
     },
     Spec {
         task: Task::Join,
         name: "join",
         wordings: &["Join {a} and {b}.", "Write {a} and {b} as one word."],
-        weights: [3, 1],
+        weights: [4, 2],
     },
     Spec {
         task: Task::Plural,
         name: "plural",
         wordings: &["What is the plural of {a}?", "Make {a} more than one."],
-        weights: [4, 3],
+        weights: [6, 5],
     },
     Spec {
         task: Task::Singular,
         name: "singular",
         wordings: &["What is the singular of {a}?", "Make {a} only one."],
-        weights: [3, 2],
+        weights: [4, 4],
     },
     Spec {
         task: Task::Past,
         name: "past",
         wordings: &["What is the past tense of {a}?", "Put {a} into the past."],
-        weights: [4, 3],
+        weights: [5, 5],
     },
     Spec {
         task: Task::Base,
         name: "base",
         wordings: &["Which verb has the past tense {a}?", "Put {a} into the present."],
-        weights: [3, 3],
+        weights: [4, 5],
     },
     Spec {
         task: Task::Gerund,
         name: "gerund",
         wordings: &["What is the -ing form of {a}?", "Give the form of {a} that ends in -ing."],
-        weights: [4, 3],
+        weights: [5, 5],
     },
     Spec {
         task: Task::Adverb,
@@ -245,13 +194,13 @@ const SPECS: &[Spec] = &[
         task: Task::Speech,
         name: "speech",
         wordings: &["Is {a} a noun, a verb, an adjective or an adverb?", "What part of speech is {a}?"],
-        weights: [4, 5],
+        weights: [6, 6],
     },
     Spec {
         task: Task::Definition,
         name: "definition",
         wordings: &["Which word means {x}: {list}?", "Definition: {x}. Which word, {list}?"],
-        weights: [4, 5],
+        weights: [6, 3],
     },
 ];
 
@@ -284,12 +233,8 @@ impl Task {
     pub(super) fn make(self, view: &View, rng: &mut Rng) -> Option<Item> {
         use Task::*;
         let (slots, answer, wrong) = match self {
-            Repeat | First | Last | After | Before | Twice | Missing | Count | Member | ColourOf | ThingOf => {
-                lists::make(self, view, rng)?
-            }
-            Spell | Unspell | FirstLetter | LastLetter | Begins | Ends | Alphabet | Capital | Join => {
-                letters::make(self, view, rng)?
-            }
+            Repeat | First | Last | After | Before | Twice | Count => lists::make(self, view, rng)?,
+            Spell | FirstLetter | LastLetter | Begins | Alphabet | Capital | Join => letters::make(self, view, rng)?,
             Plural | Singular | Past | Base | Gerund | Adverb | Speech | Definition => grammar::make(self, view, rng)?,
         };
         let wording = rng.pick(self.spec().wordings)?;
@@ -310,12 +255,8 @@ impl Task {
     pub(super) fn solve(self, question: &str, lexicon: &Lexicon) -> Option<String> {
         use Task::*;
         match self {
-            Repeat | First | Last | After | Before | Twice | Missing | Count | Member | ColourOf | ThingOf => {
-                lists::solve(self, question)
-            }
-            Spell | Unspell | FirstLetter | LastLetter | Begins | Ends | Alphabet | Capital | Join => {
-                letters::solve(self, question)
-            }
+            Repeat | First | Last | After | Before | Twice | Count => lists::solve(self, question),
+            Spell | FirstLetter | LastLetter | Begins | Alphabet | Capital | Join => letters::solve(self, question),
             Plural | Singular | Past | Base | Gerund | Adverb | Speech | Definition => {
                 grammar::solve(self, question, lexicon)
             }

@@ -29,13 +29,11 @@ fn records<T: serde::de::DeserializeOwned>(text: &str) -> Vec<T> {
 
 /// Words of a question and its answer that the split is about.
 fn words_of(question: &str, answer: &str) -> BTreeSet<String> {
-    let closed =
-        ["yes", "no", "zero", "one", "two", "three", "four", "five", "six", "noun", "verb", "adjective", "adverb"];
-    let colours = ["red", "blue", "green", "white", "black", "brown"];
+    let closed = ["zero", "one", "two", "three", "four", "five", "six", "noun", "verb", "adjective", "adverb"];
     let letters = |text: &str| text.split(' ').all(|w| w.len() == 1).then(|| text.replace(' ', ""));
     let answer = letters(answer).unwrap_or_else(|| answer.to_lowercase());
     let all = quoted(question).into_iter().map(str::to_owned).chain([answer]);
-    all.filter(|w| w.len() >= 4 && !closed.contains(&w.as_str()) && !colours.contains(&w.as_str())).collect()
+    all.filter(|w| w.len() >= 4 && !closed.contains(&w.as_str())).collect()
 }
 
 #[test]
@@ -100,19 +98,11 @@ fn solvers_answer_questions_that_people_wrote() {
     check(Task::After, &format!(r#"Which word comes after "lamp" in {list}?"#), "river");
     check(Task::Before, &format!(r#"Which word comes before "stone" in {list}?"#), "river");
     check(Task::Twice, &format!(r#"Which word is there twice: {list}, "lamp"?"#), "lamp");
-    check(Task::Missing, &format!(r#"Of {list} only "stone", "lamp" are left. Which word is missing?"#), "river");
     check(Task::Count, &format!("How many words are in {list}?"), "three");
-    check(Task::Member, &format!(r#"Is "river" in the list {list}?"#), "yes");
-    check(Task::Member, &format!(r#"Is "tree" in the list {list}?"#), "no");
-    let scene = r#"The "lamp" is red. The "river" is blue."#;
-    check(Task::ColourOf, &format!(r#"{scene} What colour is the "river"?"#), "blue");
-    check(Task::ThingOf, &format!("{scene} Which thing is red?"), "lamp");
     check(Task::Spell, r#"Spell "lamp"."#, "l a m p");
-    check(Task::Unspell, "Which word is spelled l a m p?", "lamp");
     check(Task::FirstLetter, r#""lamp" begins with which letter?"#, "l");
     check(Task::LastLetter, r#"What is the last letter of "lamp"?"#, "p");
     check(Task::Begins, &format!(r#"Which word begins with "ri": {list}?"#), "river");
-    check(Task::Ends, &format!(r#"Which word ends in "ne": {list}?"#), "stone");
     check(Task::Alphabet, r#"Which comes first in the alphabet, "stone" or "river"?"#, "river");
     check(Task::Capital, r#"Write "lamp" with a capital letter."#, "Lamp");
     check(Task::Join, r#"Join "lamp" and "post"."#, "lamppost");
