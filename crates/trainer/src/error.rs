@@ -74,7 +74,7 @@ pub enum TrainError {
         /// The manifest.
         path: PathBuf,
         /// Version in the file.
-        found: u32,
+        found: u64,
         /// Version of this build.
         expected: u32,
     },
@@ -128,9 +128,9 @@ pub enum TrainError {
     /// Hashing or an atomic write failed.
     #[error(transparent)]
     Artifact(#[from] gates::artifact::ArtifactError),
-    /// A `stage.json` that cannot be read.
-    #[error("{path}: {problem}; run the stage again, or read the file with the build that wrote it", path = path.display())]
-    Lineage {
+    /// A file of ours that is not what it should be.
+    #[error("{path}: {problem}; write it again with this build, or restore it from a backup", path = path.display())]
+    Broken {
         /// The file.
         path: PathBuf,
         /// What was expected and what came.
@@ -146,6 +146,11 @@ impl TrainError {
     pub fn io(action: &'static str, path: &std::path::Path) -> impl FnOnce(std::io::Error) -> Self + use<> {
         let path = path.to_path_buf();
         move |source| Self::Io { action, path, source }
+    }
+
+    /// A file of ours that is not what it should be.
+    pub(crate) fn broken(path: &std::path::Path, problem: String) -> Self {
+        Self::Broken { path: path.to_path_buf(), problem }
     }
 
     /// The exit code of the command-line contract: 1 a gate said no, 3 stopped by a safety rule, 4 the environment lacks

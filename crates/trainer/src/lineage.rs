@@ -205,7 +205,7 @@ impl StageRecord {
     pub fn read(stage_dir: &Path) -> Result<Self, TrainError> {
         let path = stage_dir.join(STAGE_FILE);
         let bytes = artifact::read_bounded(&path, MAX_BYTES)?;
-        let wrong = |problem: String| TrainError::Lineage { path: path.clone(), problem };
+        let wrong = |problem: String| TrainError::broken(&path, problem);
         let value: Value = serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
         let version = value.get("version").and_then(Value::as_u64);
         if version != Some(u64::from(Self::VERSION)) {

@@ -12,7 +12,7 @@ use model_core::{Decoder, NamedLeaf};
 
 use crate::{TrainConfig, TrainError};
 use burn::backend::Autodiff;
-use burn::tensor::{TensorData, backend::Backend};
+use burn::tensor::{Tensor, TensorData, backend::Backend};
 
 /// First and second moments of one leaf.
 type Moments<B> = (Leaf<B>, Leaf<B>);
@@ -73,6 +73,14 @@ fn zeros_like<B: LmBackend>(leaf: &Leaf<B>) -> Leaf<B> {
     }
 }
 
+/// A leaf without values in the place of `leaf`: only the number of rows stays, which is what models check.
+fn hollow<B: LmBackend>(leaf: &Leaf<B>) -> Leaf<B> {
+    match leaf {
+        Leaf::Vector(x) => Leaf::Vector(Tensor::empty([0], &x.device())),
+        Leaf::Matrix(x) => Leaf::Matrix(Tensor::empty([x.dims()[0], 0], &x.device())),
+    }
+}
+
 /// One leaf's step; the three tensors are the caller's alone, so that they change in place.
 fn step_leaf<B: LmBackend>(param: Leaf<B>, grad: Leaf<B>, (m, v): Moments<B>, hyper: &AdamW) -> (Leaf<B>, Moments<B>) {
     match (param, grad) {
@@ -107,8 +115,12 @@ impl<B: LmBackend> Optimizer<B> {
         grad_scale: f64,
         update: u64,
     ) -> Decoder<B> {
-        let mut stepped = Vec::new();
-        for ((named, gradient), moments) in model.leaves().into_iter().zip(gradients.leaves).zip(&mut self.moments) {
+        let leaves = model.leaves();
+        // The frame keeps the structure and lets go of the values, so that each leaf has one owner and changes in place.
+        let frame = model.with_leaves(leaves.iter().map(|named| hollow(&named.leaf)).collect());
+        drop(model);
+        let mut stepped = Vec::with_capacity(leaves.len());
+        for ((named, gradient), moments) in leaves.into_iter().zip(gradients.leaves).zip(&mut self.moments) {
             let NamedLeaf { leaf, decay, .. } = named;
             let (Some(gradient), Some(state)) = (gradient, moments.take()) else {
                 stepped.push(leaf);
@@ -127,7 +139,7 @@ impl<B: LmBackend> Optimizer<B> {
             stepped.push(leaf);
             *moments = Some(state);
         }
-        model.with_leaves(stepped)
+        frame.with_leaves(stepped)
     }
 
     /// Writes the moments as `m.<leaf>` and `v.<leaf>`.

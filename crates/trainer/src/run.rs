@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 
 use kernels_cubecl::LmBackend;
 use model_core::Decoder;
@@ -56,7 +55,12 @@ pub struct StagePlan<'a, B: LmBackend, C: Serialize> {
     pub source: Box<dyn BatchSource + Send>,
     /// Evaluation batches.
     pub eval: EvalSet,
+    /// What is made of the last checkpoint when the run is finished: returns the folder of the result.
+    pub after: Option<AfterRun<'a>>,
 }
+
+/// Turns the last checkpoint into the stage's result.
+pub type AfterRun<'a> = Box<dyn FnOnce(&Path) -> Result<PathBuf, TrainError> + 'a>;
 
 /// Locks the stage folder for this process; the lock goes with the returned file.
 ///
@@ -133,10 +137,12 @@ pub fn run_stage<B: LmBackend, C: Serialize>(
                 (Parts { model: plan.model, optimizer, device: device.clone() }, TrainState::default())
             }
         };
-        let mut observers = observers(name, &dir, plan.train, &parts, state.step)?;
+        let stop = StopSignal::install().map_err(TrainError::io("listen for signals in", &dir))?;
+        let mut observers = observers(name, &dir, plan.train, &parts, state.step, &stop)?;
         notes.iter().for_each(|note| observers.warn(note));
         let checkpointer = Checkpointer { store, files: plan.files, tokenizer_dir: plan.model_dir };
-        let loop_parts = LoopParts { objective: plan.objective, source: plan.source, eval: plan.eval };
+        let loop_parts =
+            LoopParts { objective: plan.objective, source: plan.source, eval: plan.eval, after: plan.after, stop };
         finish(loop_parts, parts, state, plan.train, checkpointer, &mut observers, &dir)
     })
 }
@@ -146,6 +152,8 @@ struct LoopParts<'a, B: LmBackend> {
     objective: &'a dyn Objective<B>,
     source: Box<dyn BatchSource + Send>,
     eval: EvalSet,
+    after: Option<AfterRun<'a>>,
+    stop: StopSignal,
 }
 
 /// Trains and links the result.
@@ -158,12 +166,13 @@ fn finish<B: LmBackend>(
     observe: &mut dyn Observe,
     dir: &Path,
 ) -> Result<Finish, TrainError> {
-    let stop = StopSignal::install().map_err(TrainError::io("listen for signals in", dir))?;
-    let flag: &AtomicBool = stop.flag();
-    let mut around = Surroundings { eval: &with.eval, save: &mut checkpointer, observe, interrupted: flag };
+    let mut around = Surroundings { eval: &with.eval, save: &mut checkpointer, observe, interrupted: with.stop.flag() };
     let (outcome, _) = train(with.objective, with.source, parts, &mut state, config, &mut around)?;
-    let model = checkpointer.store.path(state.step);
-    link_final(dir, &Path::new("checkpoints").join(format!("step-{}", state.step)))?;
+    let mut model = checkpointer.store.path(state.step);
+    if let Some(after) = with.after.filter(|_| outcome == Outcome::Finished) {
+        model = after(&model)?;
+    }
+    link_final(dir, model.strip_prefix(dir).unwrap_or(&model))?;
     Ok(Finish { outcome, steps: state.step, model })
 }
 
@@ -178,18 +187,45 @@ pub fn link_final(dir: &Path, target: &Path) -> Result<(), TrainError> {
     std::fs::rename(&tmp, &link).map_err(TrainError::io("rename", &tmp))
 }
 
+/// Writes a model folder with `fill`, adds the tokenizer of `tokenizer_dir`, and puts it at `dest` whole; a folder that is
+/// there already, from a run that was stopped just after it, is replaced.
+///
+/// # Errors
+/// Whatever `fill` returns, or that the folder cannot be committed; nothing half-written stays at `dest`.
+pub fn publish_folder(
+    dest: &Path,
+    tokenizer_dir: &Path,
+    fill: impl FnOnce(&Path) -> Result<(), TrainError>,
+) -> Result<(), TrainError> {
+    let name = dest.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let tmp = dest.with_file_name(format!("{name}.tmp"));
+    for old in [&tmp, &dest.to_path_buf()] {
+        match std::fs::remove_dir_all(old) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                return Err(TrainError::Io { action: "remove", path: old.clone(), source });
+            }
+            _ => {}
+        }
+    }
+    std::fs::create_dir(&tmp).map_err(TrainError::io("create", &tmp))?;
+    fill(&tmp)?;
+    crate::checkpoint::copy_companions(tokenizer_dir, &tmp)?;
+    Ok(gates::artifact::commit_dir(&tmp, dest)?)
+}
+
 fn observers<B: LmBackend>(
     name: &str,
     dir: &Path,
     config: &TrainConfig,
     parts: &Parts<B>,
     step: u64,
+    stop: &StopSignal,
 ) -> Result<Observers, TrainError> {
     let flops = FlopCount { config: parts.model.config.clone(), peak_tflops: config.peak_tflops };
     Ok(Observers(vec![
         Box::new(MetricFiles::open(dir, step, flops.clone())?),
         Box::new(TensorBoard::new(&dir.join("tb"), flops.clone())?),
-        Box::new(Live::new(name, config.log_every, flops)),
+        Box::new(Live::new(name, config.log_every, flops, stop.clone())),
     ]))
 }
 

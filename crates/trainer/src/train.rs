@@ -41,11 +41,11 @@ pub enum Outcome {
 
 /// Writes checkpoints; the loop only says when.
 pub trait Save<B: LmBackend> {
-    /// Commits a checkpoint of this moment and forgets old ones.
+    /// Commits a checkpoint of this moment and forgets old ones; returns what the user should know.
     ///
     /// # Errors
     /// When it could not be committed; the last good one is intact then.
-    fn save(&mut self, parts: &Parts<B>, state: &TrainState) -> Result<(), TrainError>;
+    fn save(&mut self, parts: &Parts<B>, state: &TrainState) -> Result<Vec<String>, TrainError>;
 }
 
 /// Everything around the loop.
@@ -81,23 +81,13 @@ pub fn train<B: LmBackend>(
     loop {
         let last = state.step >= config.last_step();
         let interrupted = around.interrupted.load(Ordering::Relaxed);
-        if due(state.step, config.eval_every, last) && state.evaluated_at != Some(state.step) {
+        // Where a run ends early is not part of its results: only the true last step adds an evaluation.
+        let finished = state.step >= config.max_steps;
+        if due(state.step, config.eval_every, finished) && state.evaluated_at != Some(state.step) {
             evaluate(objective, &parts, state, around)?;
         }
         if (due(state.step, config.save_every, last) || interrupted) && state.saved_at != Some(state.step) {
-            let before = state.saved_at.replace(state.step);
-            match around.save.save(&parts, state) {
-                Ok(()) => save_failures = 0,
-                Err(error) => {
-                    state.saved_at = before;
-                    save_failures += 1;
-                    around.observe.warn(&format!("step {}: checkpoint not saved: {error}", state.step));
-                    if last || interrupted || save_failures >= MAX_SAVE_FAILURES {
-                        let (step, source) = (state.step, Box::new(error));
-                        return Err(TrainError::SaveFailed { step, failures: save_failures, source });
-                    }
-                }
-            }
+            save(&parts, state, around, &mut save_failures, last || interrupted)?;
         }
         if last || interrupted {
             return Ok((if last { Outcome::Finished } else { Outcome::Interrupted }, parts));
@@ -138,6 +128,35 @@ pub fn train<B: LmBackend>(
         if state.bad_streak >= config.max_bad_steps {
             let (step, bad_steps) = (state.step, state.bad_streak);
             return Err(TrainError::NotFinite { step, loss, grad_norm, bad_steps });
+        }
+    }
+}
+
+/// Saves; a failure costs the run only when it is the last chance or one of too many in a row.
+fn save<B: LmBackend>(
+    parts: &Parts<B>,
+    state: &mut TrainState,
+    around: &mut Surroundings<'_, B>,
+    failures: &mut u64,
+    last_chance: bool,
+) -> Result<(), TrainError> {
+    // The logs up to this step must be on disk before a checkpoint says that the step is.
+    let synced = around.observe.sync();
+    let before = state.saved_at.replace(state.step);
+    match synced.and_then(|()| around.save.save(parts, state)) {
+        Ok(notes) => {
+            *failures = 0;
+            notes.iter().for_each(|note| around.observe.warn(note));
+            Ok(())
+        }
+        Err(error) => {
+            state.saved_at = before;
+            *failures += 1;
+            around.observe.warn(&format!("step {}: checkpoint not saved: {error}", state.step));
+            if !last_chance && *failures < MAX_SAVE_FAILURES {
+                return Ok(());
+            }
+            Err(TrainError::SaveFailed { step: state.step, failures: *failures, source: Box::new(error) })
         }
     }
 }

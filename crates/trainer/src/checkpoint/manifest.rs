@@ -114,20 +114,31 @@ impl Manifest {
     pub fn read(dir: &Path) -> Result<Self, TrainError> {
         let path = dir.join(MANIFEST);
         let bytes = gates::artifact::read_bounded(&path, MAX_BYTES)?;
-        let bad = |problem: String| TrainError::Config { origin: path.display().to_string(), problem };
-        let value: Value = serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
-        let found = value.get("version").and_then(Value::as_u64).unwrap_or(0) as u32;
-        if found != Self::VERSION {
+        let bad = |e: serde_json::Error| TrainError::broken(&path, e.to_string());
+        let value: Value = serde_json::from_slice(&bytes).map_err(bad)?;
+        if let Some(found) = value.get("version").and_then(Value::as_u64).filter(|&v| v != u64::from(Self::VERSION)) {
             return Err(TrainError::CheckpointVersion { path, found, expected: Self::VERSION });
         }
-        serde_json::from_value(value).map_err(|e| bad(e.to_string()))
+        // From the bytes again, because a value has already forgotten keys that were written twice.
+        serde_json::from_slice(&bytes).map_err(bad)
     }
 
-    /// Checks that exactly the listed files are there, with their sizes and hashes.
+    /// The folders of the listed files, relative to the checkpoint and without it, deepest first.
+    pub fn folders(&self) -> Vec<String> {
+        let parents = self.files.keys().flat_map(|name| name.match_indices('/').map(|(at, _)| name[..at].to_owned()));
+        let unique: std::collections::BTreeSet<String> = parents.collect();
+        unique.into_iter().rev().collect()
+    }
+
+    /// Checks that this is the checkpoint of `step` and that exactly the listed files are there, with their sizes and
+    /// hashes.
     ///
     /// # Errors
     /// A sentence naming the first file that is missing, left over or different.
-    pub fn verify(&self, dir: &Path) -> Result<(), String> {
+    pub fn verify(&self, dir: &Path, step: u64) -> Result<(), String> {
+        if self.step != step {
+            return Err(format!("the manifest is of step {}", self.step));
+        }
         let found = files_below(dir).map_err(|e| e.to_string())?;
         for name in found.keys().filter(|name| *name != MANIFEST) {
             if !self.files.contains_key(name) {

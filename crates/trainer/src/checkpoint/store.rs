@@ -1,24 +1,20 @@
 //! The folder of a run's checkpoints: save, verify, load, forget.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use gates::artifact::commit_dir;
-use kernels_cubecl::LmBackend;
-use model_core::{Decoder, LoraConfig};
-
+use super::disk::{Disk, Operation};
 use super::manifest::{Identity, MANIFEST, Manifest};
-use crate::optim::Optimizer;
-use crate::state::TrainState;
-use crate::train::{Parts, Save};
 use crate::TrainError;
 
-/// A shard of a saved model is at most this large.
-const MAX_SHARD_BYTES: u64 = 4 << 30;
 /// Free space that a save must find, in percent of what it writes.
 const SPACE_PERCENT: u64 = 120;
-/// Files that travel with a model besides its weights and configuration.
-const TOKENIZER_FILES: [&str; 4] =
-    ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"];
+/// Begins the name of every checkpoint.
+const PREFIX: &str = "step-";
+/// In the name of a folder that is being written or removed.
+const TEMPORARY: &str = ".tmp-";
+/// In the name of a checkpoint that did not verify.
+const BAD: &str = ".bad-";
 
 /// `checkpoints/` of one run.
 #[derive(Debug)]
@@ -26,6 +22,7 @@ pub struct CheckpointStore {
     root: PathBuf,
     identity: Identity,
     keep_last: usize,
+    disk: Disk,
 }
 
 impl CheckpointStore {
@@ -36,11 +33,18 @@ impl CheckpointStore {
     /// # Errors
     /// When the folder cannot be made, listed or written.
     pub fn open(root: &Path, identity: Identity, keep_last: usize) -> Result<Self, TrainError> {
+        Self::open_on(Disk::default(), root, identity, keep_last)
+    }
+
+    /// As [`CheckpointStore::open`], on a disk with a hook.
+    ///
+    /// # Errors
+    /// As [`CheckpointStore::open`].
+    pub fn open_on(disk: Disk, root: &Path, identity: Identity, keep_last: usize) -> Result<Self, TrainError> {
         std::fs::create_dir_all(root).map_err(TrainError::io("create", root))?;
-        let store = Self { root: root.to_path_buf(), identity, keep_last };
-        for name in store.names()?.iter().filter(|name| name.starts_with("step-") && name.contains(".tmp-")) {
-            let path = root.join(name);
-            std::fs::remove_dir_all(&path).map_err(TrainError::io("remove", &path))?;
+        let store = Self { root: root.to_path_buf(), identity, keep_last, disk };
+        for name in store.names()?.iter().filter(|name| name.starts_with(PREFIX) && name.contains(TEMPORARY)) {
+            store.disk.remove_dir_all(&root.join(name))?;
         }
         Ok(store)
     }
@@ -59,20 +63,21 @@ impl CheckpointStore {
     /// When the folder cannot be listed.
     pub fn steps(&self) -> Result<Vec<u64>, TrainError> {
         let names = self.names()?;
-        let mut steps: Vec<u64> = names.iter().filter_map(|name| name.strip_prefix("step-")?.parse().ok()).collect();
+        let mut steps: Vec<u64> = names.iter().filter_map(|name| name.strip_prefix(PREFIX)?.parse().ok()).collect();
         steps.sort_unstable();
         Ok(steps)
     }
 
     /// Folder of a step.
     pub fn path(&self, step: u64) -> PathBuf {
-        self.root.join(format!("step-{step}"))
+        self.root.join(format!("{PREFIX}{step}"))
     }
 
-    /// Commits what `fill` writes as the checkpoint of `step`.
+    /// Commits what `fill` writes as the checkpoint of `step`; `fill` need not sync anything.
     ///
     /// # Errors
-    /// Too little space, a failed write or sync. Nothing of this save is left then, and every older one is intact.
+    /// Too little space, a failed write or sync. The older checkpoints are intact then, and nothing of this save is left
+    /// under the name of a checkpoint, unless only the last sync failed: then it may or may not survive a power cut.
     pub fn save(
         &self,
         step: u64,
@@ -80,71 +85,98 @@ impl CheckpointStore {
         fill: &mut dyn FnMut(&Path) -> Result<(), TrainError>,
     ) -> Result<PathBuf, TrainError> {
         self.require_space(n_bytes)?;
-        let tmp = self.root.join(format!("step-{step}.tmp-{}", std::process::id()));
-        let dest = self.path(step);
-        std::fs::create_dir(&tmp).map_err(TrainError::io("create", &tmp))?;
-        let written = fill(&tmp).and_then(|()| {
-            let manifest = Manifest::of(&tmp, step, self.identity.clone())?;
-            let path = tmp.join(MANIFEST);
-            let text = serde_json::to_vec_pretty(&manifest).map_err(|e| TrainError::Config {
-                origin: path.display().to_string(),
-                problem: e.to_string(),
-            })?;
-            gates::artifact::write_atomic(&path, &text)?;
-            Ok(commit_dir(&tmp, &dest)?)
-        });
+        let (tmp, dest) = (self.temporary(step), self.path(step));
+        let written = self.write(step, &tmp, fill).and_then(|()| self.disk.rename(&tmp, &dest));
         if let Err(error) = written {
-            // The save has failed already; what cannot be removed now is removed when the run starts again.
-            let _ = std::fs::remove_dir_all(&tmp);
+            // The save has failed already; what cannot be removed now is removed when the run starts again. Files whose
+            // sync failed are never synced again: the next save has new ones.
+            let _ = self.disk.remove_dir_all(&tmp);
             return Err(error);
         }
+        self.disk.sync_dir(&self.root)?;
         Ok(dest)
+    }
+
+    /// Everything up to the rename: content first, then the manifest, then the names.
+    fn write(
+        &self,
+        step: u64,
+        tmp: &Path,
+        fill: &mut dyn FnMut(&Path) -> Result<(), TrainError>,
+    ) -> Result<(), TrainError> {
+        self.disk.create_dir(tmp)?;
+        self.disk.announce(Operation::Fill, tmp).map_err(TrainError::io("write into", tmp))?;
+        fill(tmp)?;
+        let manifest = Manifest::of(tmp, step, self.identity.clone())?;
+        for name in manifest.files.keys() {
+            self.disk.sync_file(&tmp.join(name))?;
+        }
+        let path = tmp.join(MANIFEST);
+        let text = serde_json::to_vec_pretty(&manifest).map_err(|e| TrainError::broken(&path, e.to_string()))?;
+        self.disk.write_new(&path, &text)?;
+        self.disk.sync_file(&path)?;
+        for folder in manifest.folders() {
+            self.disk.sync_dir(&tmp.join(folder))?;
+        }
+        self.disk.sync_dir(tmp)
+    }
+
+    /// A name that no other save has, also not one of this process that failed.
+    fn temporary(&self, step: u64) -> PathBuf {
+        static SAVES: AtomicU64 = AtomicU64::new(0);
+        let (process, save) = (std::process::id(), SAVES.fetch_add(1, Ordering::Relaxed));
+        self.root.join(format!("{PREFIX}{step}{TEMPORARY}{process}-{save}"))
     }
 
     fn require_space(&self, n_bytes: u64) -> Result<(), TrainError> {
         let stat = rustix::fs::statvfs(&self.root)
             .map_err(|e| TrainError::Io { action: "measure", path: self.root.clone(), source: e.into() })?;
-        let (free, needed) = (stat.f_bavail.saturating_mul(stat.f_frsize), n_bytes / 100 * SPACE_PERCENT);
+        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+        let needed = n_bytes.div_ceil(100).saturating_mul(SPACE_PERCENT);
         if free < needed { Err(TrainError::NoSpace { path: self.root.clone(), needed, free }) } else { Ok(()) }
     }
 
-    /// The newest checkpoint that verifies; bad ones on the way are renamed to `*.bad`.
+    /// The newest checkpoint that verifies; bad ones on the way are renamed, never deleted.
     ///
     /// # Errors
-    /// [`TrainError::NoIntactCheckpoint`] when there are some and none verifies; [`TrainError::ResumeMismatch`] or
-    /// [`TrainError::CheckpointVersion`] when the newest intact one is of another run or build.
+    /// [`TrainError::NoIntactCheckpoint`] when there are some, or were, and none verifies: nothing starts again from
+    /// scratch silently. [`TrainError::ResumeMismatch`] or [`TrainError::CheckpointVersion`] when the newest intact one
+    /// is of another run or build.
     pub fn load_latest(&self, warn: &mut dyn FnMut(String)) -> Result<Option<(PathBuf, Manifest)>, TrainError> {
         let steps = self.steps()?;
-        let mut problem = String::new();
+        let mut problem = None;
         for &step in steps.iter().rev() {
             let path = self.path(step);
             let read = Manifest::read(&path);
             if let Err(error @ TrainError::CheckpointVersion { .. }) = read {
                 return Err(error);
             }
-            match read.map_err(|e| e.to_string()).and_then(|m| m.verify(&path).map(|()| m)) {
+            let verified = read.map_err(|e| e.to_string()).and_then(|m| m.verify(&path, step).map(|()| m));
+            let reason = match verified {
                 Ok(manifest) => {
                     self.identity.require(&manifest.identity, &path)?;
                     return Ok(Some((path, manifest)));
                 }
-                Err(reason) => {
-                    warn(format!("{} is damaged ({reason}); falling back to the one before", path.display()));
-                    self.quarantine(&path)?;
-                    problem = reason;
-                }
-            }
+                Err(reason) => reason,
+            };
+            let bad = self.quarantine(&path)?;
+            warn(format!("{} is damaged ({reason}); set aside as {}", path.display(), bad.display()));
+            problem = Some(reason);
         }
-        if steps.is_empty() {
+        let set_aside = self.names()?.iter().filter(|name| name.contains(BAD)).count();
+        if set_aside == 0 {
             return Ok(None);
         }
-        Err(TrainError::NoIntactCheckpoint { path: self.root.clone(), found: steps.len(), problem })
+        let problem = problem.unwrap_or_else(|| "they were set aside by an earlier start".into());
+        Err(TrainError::NoIntactCheckpoint { path: self.root.clone(), found: set_aside, problem })
     }
 
-    fn quarantine(&self, path: &Path) -> Result<(), TrainError> {
+    fn quarantine(&self, path: &Path) -> Result<PathBuf, TrainError> {
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let free = (0..).map(|i| self.root.join(format!("{name}.bad-{i}"))).find(|to| !to.exists());
+        let free = (0..).map(|i| self.root.join(format!("{name}{BAD}{i}"))).find(|to| !to.exists());
         let to = free.expect("some number is free");
-        std::fs::rename(path, &to).map_err(TrainError::io("set aside", path))
+        self.disk.rename(path, &to)?;
+        Ok(to)
     }
 
     /// Removes all but the newest `keep_last` and the best, once the newest has been read back intact.
@@ -157,112 +189,13 @@ impl CheckpointStore {
         let old: Vec<u64> = steps[..n_old].iter().copied().filter(|&step| Some(step) != best).collect();
         let Some(&newest) = steps.last().filter(|_| !old.is_empty()) else { return Ok(()) };
         let path = self.path(newest);
-        Manifest::read(&path)?.verify(&path).map_err(|problem| TrainError::NoIntactCheckpoint {
-            path: path.clone(),
-            found: 1,
-            problem,
-        })?;
+        Manifest::read(&path)?.verify(&path, newest).map_err(|problem| TrainError::broken(&path, problem))?;
         for step in old {
             // Renamed first, so that a kill in the middle leaves no half-deleted folder under a good name.
-            let (path, gone) = (self.path(step), self.root.join(format!("step-{step}.tmp-old")));
-            std::fs::rename(&path, &gone).map_err(TrainError::io("rename", &path))?;
-            std::fs::remove_dir_all(&gone).map_err(TrainError::io("remove", &gone))?;
+            let (path, gone) = (self.path(step), self.temporary(step));
+            self.disk.rename(&path, &gone)?;
+            self.disk.remove_dir_all(&gone)?;
         }
         Ok(())
     }
-}
-
-/// What of a model a checkpoint holds.
-#[derive(Clone, Debug)]
-pub enum ModelFiles {
-    /// The whole model.
-    Full,
-    /// Only its adapter, in PEFT's layout; the base stays where it is.
-    Adapter {
-        /// Settings that the adapter was attached with.
-        config: LoraConfig,
-        /// [`model_core::adapter::weights_hash`] of the base.
-        base_hash: String,
-    },
-}
-
-/// Saves a run's parts; what the loop calls.
-#[derive(Debug)]
-pub struct Checkpointer {
-    /// Where.
-    pub store: CheckpointStore,
-    /// What of the model.
-    pub files: ModelFiles,
-    /// Folder whose tokenizer files travel with every checkpoint.
-    pub tokenizer_dir: PathBuf,
-}
-
-impl Checkpointer {
-    fn fill<B: LmBackend>(&self, parts: &Parts<B>, state: &TrainState, dir: &Path) -> Result<(), TrainError> {
-        match &self.files {
-            ModelFiles::Full => drop(parts.model.save(dir, MAX_SHARD_BYTES)?),
-            ModelFiles::Adapter { config, base_hash } => drop(parts.model.save_peft(dir, config, base_hash)?),
-        }
-        copy_tokenizer(&self.tokenizer_dir, dir)?;
-        let trainer = dir.join("trainer");
-        std::fs::create_dir(&trainer).map_err(TrainError::io("create", &trainer))?;
-        parts.optimizer.save(&parts.model, &trainer.join("optimizer.safetensors"))?;
-        let path = trainer.join("state.json");
-        let text = serde_json::to_vec_pretty(state)
-            .map_err(|e| TrainError::Config { origin: path.display().to_string(), problem: e.to_string() })?;
-        Ok(gates::artifact::write_atomic(&path, &text)?)
-    }
-}
-
-impl<B: LmBackend> Save<B> for Checkpointer {
-    fn save(&mut self, parts: &Parts<B>, state: &TrainState) -> Result<(), TrainError> {
-        let leaves = parts.model.leaves();
-        let bytes = |trainable_only: bool| {
-            let counted = leaves.iter().filter(|leaf| leaf.trainable || !trainable_only);
-            4 * counted.map(|leaf| leaf.leaf.n_elements() as u64).sum::<u64>()
-        };
-        let n_bytes = bytes(!matches!(self.files, ModelFiles::Full)) + 2 * bytes(true);
-        self.store.save(state.step, n_bytes, &mut |dir| self.fill(parts, state, dir))?;
-        self.store.prune(state.best.as_ref().map(|best| best.step))
-    }
-}
-
-/// Copies the tokenizer's files, where they are there, without replacing what the model wrote itself.
-///
-/// # Errors
-/// When a file cannot be copied.
-pub(crate) fn copy_tokenizer(from: &Path, to: &Path) -> Result<(), TrainError> {
-    for name in TOKENIZER_FILES.iter().filter(|name| from.join(name).exists() && !to.join(name).exists()) {
-        std::fs::copy(from.join(name), to.join(name)).map_err(TrainError::io("copy", &from.join(name)))?;
-    }
-    Ok(())
-}
-
-/// Reads parts and state from a verified checkpoint; `base` is the model that the stage started from.
-///
-/// # Errors
-/// When a file does not fit the model.
-pub fn load_parts<B: LmBackend>(
-    dir: &Path,
-    files: &ModelFiles,
-    base: Decoder<B>,
-    device: B::Device,
-) -> Result<(Parts<B>, TrainState), TrainError> {
-    let model = match files {
-        ModelFiles::Full => Decoder::load(dir, &device)?,
-        ModelFiles::Adapter { base_hash, .. } => {
-            let mut model = base;
-            for (_, linear) in model.linears_mut() {
-                linear.adapters.fill(None);
-            }
-            model.load_peft(dir, base_hash)?;
-            model
-        }
-    };
-    let optimizer = Optimizer::load(&model, &dir.join("trainer/optimizer.safetensors"), &device)?;
-    let path = dir.join("trainer/state.json");
-    let bytes = gates::artifact::read_bounded(&path, 1 << 20)?;
-    let state = serde_json::from_slice(&bytes)
-        .map_err(|e| TrainError::Config { origin: path.display().to_string(), problem: e.to_string() })?;
-    Ok((Parts { model, optimizer, device }, state))
 }

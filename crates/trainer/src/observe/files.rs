@@ -65,6 +65,10 @@ impl Observe for MetricFiles {
     }
 
     fn warn(&mut self, _message: &str) {}
+
+    fn sync(&mut self) -> Result<(), TrainError> {
+        self.metrics.sync()
+    }
 }
 
 /// A file of JSON lines that grows by whole lines.
@@ -86,6 +90,10 @@ impl Lines {
         }
         let file = OpenOptions::new().create(true).append(true).open(&path).map_err(TrainError::io("open", &path))?;
         Ok(Self { path, file })
+    }
+
+    fn sync(&mut self) -> Result<(), TrainError> {
+        self.file.sync_data().map_err(TrainError::io("sync", &self.path))
     }
 
     fn append(&mut self, line: &Value) -> Result<(), TrainError> {

@@ -12,6 +12,7 @@ use burn_train::Interrupter;
 
 use super::{EvalLog, FlopCount, Observe, StepLog};
 use crate::TrainError;
+use crate::signals::StopSignal;
 
 /// Progress for people.
 pub struct Live {
@@ -19,10 +20,12 @@ pub struct Live {
     flops: FlopCount,
     log_every: u64,
     stage: String,
+    stop: StopSignal,
 }
 
 enum View {
-    Terminal(Box<TuiMetricsRendererWrapper>),
+    /// The renderer reads the keys itself, Ctrl-C included; what it wants is in its interrupter.
+    Terminal(Box<TuiMetricsRendererWrapper>, Interrupter),
     Lines,
 }
 
@@ -30,16 +33,17 @@ enum View {
 const SHOWN: [&str; 4] = ["loss", "grad_norm", "lr", "tokens_per_s"];
 
 impl Live {
-    /// Chooses the view by whether standard output is a terminal.
-    pub fn new(stage: &str, log_every: u64, flops: FlopCount) -> Self {
-        let view = if std::io::stdout().is_terminal() {
-            let mut renderer = TuiMetricsRendererWrapper::new(Interrupter::new(), None);
+    /// Chooses the view by whether there is a terminal to read from and to write to; its stop key raises `stop`.
+    pub fn new(stage: &str, log_every: u64, flops: FlopCount, stop: StopSignal) -> Self {
+        let view = if std::io::stdout().is_terminal() && std::io::stdin().is_terminal() {
+            let interrupter = Interrupter::new();
+            let mut renderer = TuiMetricsRendererWrapper::new(interrupter.clone(), None);
             SHOWN.iter().for_each(|name| renderer.register_metric(definition(name)));
-            View::Terminal(Box::new(renderer))
+            View::Terminal(Box::new(renderer), interrupter)
         } else {
             View::Lines
         };
-        Self { view, flops, log_every, stage: stage.to_owned() }
+        Self { view, flops, log_every, stage: stage.to_owned(), stop }
     }
 
     fn line(&self, text: &str) {
@@ -68,7 +72,10 @@ fn state(name: &str, value: f64) -> MetricState {
 impl Observe for Live {
     fn step(&mut self, log: &StepLog) -> Result<(), TrainError> {
         let speed = self.flops.of(log);
-        if let View::Terminal(renderer) = &mut self.view {
+        if let View::Terminal(renderer, interrupter) = &mut self.view {
+            if interrupter.should_stop() {
+                self.stop.request();
+            }
             for (name, value) in SHOWN.iter().zip([log.loss, log.grad_norm, log.lr, speed.tokens_per_s]) {
                 renderer.update_train(state(name, value));
             }

@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::TrainError;
 use crate::objective::MetricSum;
 
-pub use files::MetricFiles;
+pub use files::{METRICS, MetricFiles, TIMING};
 pub use live::Live;
 pub use tensorboard::TensorBoard;
 
@@ -110,6 +110,14 @@ pub trait Observe {
 
     /// Something the user should know.
     fn warn(&mut self, message: &str);
+
+    /// Before a checkpoint: everything logged so far becomes durable.
+    ///
+    /// # Errors
+    /// When the operating system cannot promise it.
+    fn sync(&mut self) -> Result<(), TrainError> {
+        Ok(())
+    }
 }
 
 /// Several observers, in order.
@@ -127,5 +135,9 @@ impl Observe for Observers {
 
     fn warn(&mut self, message: &str) {
         self.0.iter_mut().for_each(|observer| observer.warn(message));
+    }
+
+    fn sync(&mut self) -> Result<(), TrainError> {
+        self.0.iter_mut().try_for_each(|observer| observer.sync())
     }
 }

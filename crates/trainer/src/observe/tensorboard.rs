@@ -1,5 +1,6 @@
 //! TensorBoard event files in `tb/`.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use tensorboard_rs::summary_writer::SummaryWriter;
@@ -7,9 +8,15 @@ use tensorboard_rs::summary_writer::SummaryWriter;
 use super::{EvalLog, FlopCount, Observe, StepLog};
 use crate::TrainError;
 
+/// Steps between flushes.
+const FLUSH_EVERY: u64 = 16;
+
 /// Scalars under `train/` and `eval/`.
+///
+/// The library's writer panics when its file cannot be written, for instance on a full disk, and once more when it is
+/// dropped. The curves are a convenience, the run is not: the first panic ends the curves, not the run.
 pub struct TensorBoard {
-    writer: SummaryWriter,
+    writer: Option<SummaryWriter>,
     flops: FlopCount,
 }
 
@@ -20,37 +27,50 @@ impl TensorBoard {
     /// When the folder cannot be made.
     pub fn new(dir: &Path, flops: FlopCount) -> Result<Self, TrainError> {
         std::fs::create_dir_all(dir).map_err(TrainError::io("create", dir))?;
-        Ok(Self { writer: SummaryWriter::new(dir), flops })
+        Ok(Self { writer: catch_unwind(|| SummaryWriter::new(dir)).ok(), flops })
     }
 
-    fn scalar(&mut self, tag: &str, value: f64, step: u64) {
-        self.writer.add_scalar(tag, value as f32, step as usize);
+    fn scalars(&mut self, step: u64, flush: bool, values: &[(String, f64)]) {
+        let Some(mut writer) = self.writer.take() else { return };
+        let written = catch_unwind(AssertUnwindSafe(|| {
+            for (tag, value) in values {
+                writer.add_scalar(tag, *value as f32, step as usize);
+            }
+            if flush {
+                writer.flush();
+            }
+        }));
+        match written {
+            Ok(()) => self.writer = Some(writer),
+            Err(_) => std::mem::forget(writer),
+        }
+    }
+}
+
+impl Drop for TensorBoard {
+    fn drop(&mut self) {
+        if let Some(writer) = self.writer.take() {
+            // An error at the very end costs the last few points of the curves.
+            let _ = catch_unwind(AssertUnwindSafe(|| drop(writer)));
+        }
     }
 }
 
 impl Observe for TensorBoard {
     fn step(&mut self, log: &StepLog) -> Result<(), TrainError> {
-        self.scalar("train/loss", log.loss, log.step);
-        self.scalar("train/grad_norm", log.grad_norm, log.step);
-        self.scalar("train/lr", log.lr, log.step);
-        self.scalar("train/tokens_per_s", self.flops.of(log).tokens_per_s, log.step);
-        for metric in &log.metrics {
-            self.scalar(&format!("train/{}", metric.name), metric.mean(), log.step);
-        }
-        if log.step.is_multiple_of(16) || log.step == log.last_step {
-            self.writer.flush();
-        }
+        let speed = self.flops.of(log).tokens_per_s;
+        let own = [("loss", log.loss), ("grad_norm", log.grad_norm), ("lr", log.lr), ("tokens_per_s", speed)];
+        let metrics = log.metrics.iter().map(|metric| (metric.name, metric.mean()));
+        let values: Vec<_> = own.into_iter().chain(metrics).map(|(name, v)| (format!("train/{name}"), v)).collect();
+        self.scalars(log.step, log.step.is_multiple_of(FLUSH_EVERY) || log.step == log.last_step, &values);
         Ok(())
     }
 
     fn eval(&mut self, log: &EvalLog) -> Result<(), TrainError> {
-        for metric in &log.metrics {
-            self.scalar(&format!("eval/{}", metric.name), metric.mean(), log.step);
-        }
-        if let Some(value) = log.bits_per_byte {
-            self.scalar("eval/bits_per_byte", value, log.step);
-        }
-        self.writer.flush();
+        let metrics = log.metrics.iter().map(|metric| (metric.name, metric.mean()));
+        let bits = log.bits_per_byte.map(|value| ("bits_per_byte", value));
+        let values: Vec<_> = metrics.chain(bits).map(|(name, v)| (format!("eval/{name}"), v)).collect();
+        self.scalars(log.step, true, &values);
         Ok(())
     }
 
