@@ -170,7 +170,7 @@ const SPECS: &[Spec] = &[
         task: Task::Past,
         name: "past",
         wordings: &["What is the past tense of {a}?", "Put {a} into the past."],
-        weights: [5, 5],
+        weights: [4, 5],
     },
     Spec {
         task: Task::Base,
@@ -182,7 +182,7 @@ const SPECS: &[Spec] = &[
         task: Task::Gerund,
         name: "gerund",
         wordings: &["What is the -ing form of {a}?", "Give the form of {a} that ends in -ing."],
-        weights: [5, 5],
+        weights: [4, 5],
     },
     Spec {
         task: Task::Adverb,
