@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
@@ -92,15 +93,11 @@ fn peak_rss(status: &str) -> Option<u64> {
 }
 
 fn exit_code(status: ExitStatus) -> u8 {
-    #[cfg(unix)]
-    let signal = std::os::unix::process::ExitStatusExt::signal(&status);
-    #[cfg(not(unix))]
-    let signal: Option<i32> = None;
-    let code = status.code().or(signal.map(|number| 128 + number)).unwrap_or(i32::from(u8::MAX));
+    let code = status.code().or(status.signal().map(|number| 128 + number)).unwrap_or(i32::from(u8::MAX));
     u8::try_from(code).unwrap_or(u8::MAX)
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -59,14 +59,17 @@ pub(crate) fn read(root: &Path, path: &Path) -> Result<String> {
     std::fs::read_to_string(root.join(path)).with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// What `cargo metadata` says, dependencies included.
+/// What `cargo metadata` says of the workspace's own crates.
 pub(crate) fn metadata(root: &Path) -> Result<serde_json::Value> {
-    let output = cargo(root)
-        .args(["metadata", "--format-version", "1", "--locked"])
-        .output()
-        .context("cannot start cargo metadata")?;
+    let text = cargo_output(root, &["metadata", "--format-version", "1", "--locked", "--no-deps"])?;
+    serde_json::from_str(&text).context("cargo metadata did not print JSON")
+}
+
+/// What cargo prints for these arguments.
+pub(crate) fn cargo_output(root: &Path, args: &[&str]) -> Result<String> {
+    let output = cargo(root).args(args).output().context("cannot start cargo")?;
     if !output.status.success() {
-        bail!("cargo metadata: {}", String::from_utf8_lossy(&output.stderr).trim());
+        bail!("cargo {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());
     }
-    serde_json::from_slice(&output.stdout).context("cargo metadata did not print JSON")
+    String::from_utf8(output.stdout).with_context(|| format!("cargo {} did not print UTF-8", args.join(" ")))
 }

@@ -233,5 +233,5 @@ fn idle_row(step: &Step) -> Row {
     Row { step: step.name.clone(), kind: step.kind.name().into(), ..Row::default() }
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
 mod tests;

@@ -44,9 +44,9 @@ mod tests {
 
     #[test]
     fn placeholders_are_replaced() {
-        let place = Place { root: "/root".into(), run: "runs/demo".into(), device: "cpu".into() };
+        let place = Place { root: "/checkout".into(), run: "runs/demo".into(), device: "cpu".into() };
         assert_eq!(place.fill("--out={run}/a"), "--out=runs/demo/a");
         assert_eq!(place.fill("{device}"), "cpu");
-        assert_eq!(place.path("{run}/sft/final"), PathBuf::from("/root/runs/demo/sft/final"));
+        assert_eq!(place.path("{run}/sft/final"), PathBuf::from("/checkout/runs/demo/sft/final"));
     }
 }
