@@ -24,7 +24,7 @@ pub(crate) struct Arguments {
     /// Batch: in.input_ids and where present in.attention_mask, in.position_ids, in.labels.
     #[arg(long, value_name = "FILE")]
     input: PathBuf,
-    /// File to write: out.logits, with labels out.loss, with --grads grad.NAME.
+    /// File to write or replace: out.logits, with labels out.loss, with --grads grad.NAME.
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
     /// Also write the gradient of the loss for every parameter.
@@ -62,9 +62,6 @@ fn run_on<B: LmBackend>(arguments: &Arguments, device: &B::Device) -> Result<()>
         !arguments.router_aux_loss,
         "--router-aux-loss: expected a model with experts, got model_type \"llama\", which has no router; leave the flag out"
     );
-    if arguments.output.exists() {
-        return Err(ModelError::OutputExists { path: arguments.output.clone() }.into());
-    }
     let batch = read_batch(arguments)?;
     ensure!(
         batch.labels.is_some() || !arguments.grads,
@@ -195,6 +192,7 @@ fn check_labels<B: LmBackend>(batch: &Batch, model: &Decoder<B>) -> Result<()> {
     Ok(())
 }
 
+/// Writes beside the output's place and renames, so that a reader never sees half a file.
 fn write_outputs(arguments: &Arguments, outputs: &Outputs) -> Result<()> {
     let tensors = outputs.iter().map(|(name, shape, values)| (name.clone(), shape.clone(), Values::Float(values)));
     let beside = arguments.output.with_extension(format!("tmp-{}", std::process::id()));

@@ -1,5 +1,7 @@
 //! The format's limits, one hostile file each, and what comes back of what was written.
 
+use proptest::prelude::*;
+
 use super::*;
 
 /// A file of a header and `n_bytes` zero bytes of tensors.
@@ -82,7 +84,7 @@ fn names_are_distinct_and_plain() {
 
 #[test]
 fn counts_and_ranks_are_limited() {
-    let rank = vec!["1"; MAX_RANK + 1].join(",");
+    let rank = ["1"; MAX_RANK + 1].join(",");
     refused(&file_of(&format!("{{{}}}", entry("a", &format!("[{rank}]"), 0, 4)), 4), "at most 8 dimensions");
     let many: Vec<String> = (0..=MAX_TENSORS).map(|i| entry(&format!("t{i}"), "[0]", 0, 0)).collect();
     refused(&file_of(&format!("{{{}}}", many.join(",")), 0), "more than 100000 tensors");
@@ -162,4 +164,51 @@ fn a_file_that_shrinks_while_open_is_an_error() {
     let open = TensorFile::open(file.path()).unwrap();
     File::options().write(true).open(file.path()).unwrap().set_len(600).unwrap();
     assert!(matches!(open.read_f32("a"), Err(ModelError::Io { .. })));
+}
+
+/// The bytes of a small valid file.
+fn valid_bytes() -> Vec<u8> {
+    let dir = tempfile::tempdir().unwrap();
+    let tensors = vec![
+        ("w.weight".to_owned(), vec![2, 3], Values::Float(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])),
+        ("n".to_owned(), vec![1], Values::Int(&[7])),
+    ];
+    write_tensors(&dir.path().join("x"), tensors, FloatType::F32).unwrap();
+    std::fs::read(dir.path().join("x")).unwrap()
+}
+
+/// Opens and reads everything; the result does not matter, that it ends does.
+fn read_all(bytes: &[u8]) -> Result<(), ModelError> {
+    let stored = raw(bytes);
+    let file = TensorFile::open(stored.path())?;
+    for name in file.names() {
+        file.read_f32(name).or_else(|_| file.read_i64(name).map(|_| Vec::new()))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_file_cut_anywhere_is_refused() {
+    let bytes = valid_bytes();
+    read_all(&bytes).unwrap();
+    for len in 0..bytes.len() {
+        assert!(read_all(&bytes[..len]).is_err(), "cut to {len} of {}", bytes.len());
+    }
+}
+
+proptest! {
+    #[test]
+    fn changed_bytes_never_panic(changes in prop::collection::vec((0usize..400, any::<u8>()), 1..6)) {
+        let mut bytes = valid_bytes();
+        for (at, byte) in changes {
+            let at = at % bytes.len();
+            bytes[at] = byte;
+        }
+        let _ = read_all(&bytes);
+    }
+
+    #[test]
+    fn random_bytes_are_refused(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        prop_assert!(read_all(&bytes).is_err());
+    }
 }
