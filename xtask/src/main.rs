@@ -26,8 +26,8 @@ cargo xtask COMMAND
            runs every step of the pipeline (default configs/pipeline/demo.toml); what is there and unchanged is skipped
   report RUN
            prints the table, the gates' verdicts and the loss curves of runs/RUN
-  plan --config FILE [--seq-len N] [--rows N]
-           parameters and memory of a model configuration, before anything is allocated
+  plan --config FILE [--model DIR]
+           parameters, tokens, memory and disk of a stage, before anything is allocated
   doctor   checks compiler, cores, memory and disk
   ci [--skip-tests]
            fmt, clippy, tidy, tests and docs: what has to pass before a commit
