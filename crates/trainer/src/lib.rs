@@ -25,3 +25,6 @@ pub use error::TrainError;
 pub use stage::StageArgs;
 pub use state::TrainState;
 pub use train::{Outcome, Parts};
+
+#[cfg(test)]
+mod tests;

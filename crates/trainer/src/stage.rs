@@ -32,6 +32,9 @@ pub struct StageArgs {
     /// Where to compute: auto, cpu or cuda:N
     #[arg(long, default_value = "auto")]
     pub device: DeviceChoice,
+    /// Plain lines of progress even on a terminal; the live view keeps one core busy
+    #[arg(long)]
+    pub plain: bool,
     /// Starts although the gate before this stage says no; the reason goes into the lineage
     #[arg(long, value_name = "REASON")]
     pub override_gate: Option<String>,

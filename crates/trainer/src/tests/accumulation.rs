@@ -1,0 +1,89 @@
+//! The one division by the units of the whole step: micro-batches, masked labels, recomputation.
+
+use super::tiny::{SEQ_LEN, batch, config, model, relative_difference, rows, run, values};
+use crate::objective::{NextToken, Objective};
+use crate::train::Outcome;
+use crate::{MicroBatch, TrainConfig};
+
+const OBJECTIVE: NextToken = NextToken { z_loss: 1e-3 };
+
+/// The large `eps` keeps Adam from blowing up the rounding of gradients that are close to zero.
+fn with_micro_rows(n: u64) -> TrainConfig {
+    TrainConfig { tokens_per_micro_batch: n * SEQ_LEN as u64, eps: 1e-3, ..config(6) }
+}
+
+#[test]
+fn s08_four_micro_batches_equal_one_batch() {
+    // Rows have different numbers of labels, so a mean of means would differ in the first digits.
+    let rows = rows(24, 3);
+    let labels: Vec<f64> = rows.iter().map(data_pipeline::TokenRow::weight_sum).collect();
+    assert!(labels.iter().any(|n| *n != labels[0]), "the test needs rows of different weight");
+    let whole = run(&OBJECTIVE, rows.clone(), &with_micro_rows(8));
+    for n in [4, 2, 1] {
+        let split = run(&OBJECTIVE, rows.clone(), &with_micro_rows(n));
+        let difference = relative_difference(whole.model.as_ref().unwrap(), split.model.as_ref().unwrap());
+        assert!(difference <= 1e-5, "micro-batches of {n} rows: {difference:e}");
+        for (a, b) in whole.seen.steps.iter().zip(&split.seen.steps) {
+            assert!((a.loss - b.loss).abs() <= 1e-6 * a.loss.abs(), "step {}: {} and {}", a.step, a.loss, b.loss);
+            assert_eq!(a.units, b.units);
+        }
+    }
+}
+
+#[test]
+fn recomputed_blocks_change_no_bit() {
+    let plain = run(&OBJECTIVE, rows(24, 3), &config(4));
+    let recomputed = run(&OBJECTIVE, rows(24, 3), &TrainConfig { recompute: true, ..config(4) });
+    assert_eq!(values(&plain.model.unwrap()), values(&recomputed.model.unwrap()));
+}
+
+#[test]
+fn n8_a_step_without_labels_is_a_loss_of_zero_and_no_update() {
+    let mut rows = rows(8, 3);
+    rows.iter_mut().for_each(|row| row.weights.fill(0.0));
+    let ran = run(&OBJECTIVE, rows, &config(3));
+    assert_eq!(ran.outcome.unwrap(), Outcome::Finished);
+    assert_eq!((ran.state.step, ran.state.updates, ran.state.skipped), (3, 0, 0));
+    for step in &ran.seen.steps {
+        assert_eq!((step.loss, step.grad_norm, step.units, step.skipped), (0.0, 0.0, 0.0, false));
+        assert!(step.metrics.iter().all(|metric| metric.mean() == 0.0));
+    }
+    assert_eq!(values(&ran.model.unwrap()), values(&model()));
+}
+
+#[test]
+fn a_micro_batch_without_labels_among_others_changes_nothing() {
+    let rows = rows(8, 3);
+    let mut half_masked = rows.clone();
+    half_masked[4..].iter_mut().for_each(|row| row.weights.fill(0.0));
+    let objective: &dyn Objective<kernels_cubecl::Cpu> = &OBJECTIVE;
+    let units = |rows: &[data_pipeline::TokenRow]| objective.units(&batch(rows));
+    assert_eq!(units(&half_masked), units(&rows[..4]));
+    assert_eq!(units(&half_masked[4..]), 0.0);
+}
+
+#[test]
+fn the_loss_falls_and_the_counters_count() {
+    let ran = run(&OBJECTIVE, rows(8, 3), &config(40));
+    let (first, last) = (&ran.seen.steps[0], &ran.seen.steps[39]);
+    assert!(last.loss < 0.7 * first.loss, "{} after {}", last.loss, first.loss);
+    assert_eq!((ran.state.step, ran.state.updates), (40, 40));
+    assert_eq!(ran.state.tokens_seen, 40 * 8 * SEQ_LEN as u64);
+    assert_eq!(ran.state.units_seen, ran.seen.steps.iter().map(|step| step.units).sum::<f64>());
+    // The loss is close to ln V at the start: the division is by label weight, not by tokens or rows.
+    assert!((first.loss - (32f64).ln()).abs() < 0.3, "{}", first.loss);
+}
+
+#[test]
+fn evaluation_agrees_with_the_training_loss() {
+    let objective = NextToken { z_loss: 0.0 };
+    let (model, device) = (model(), Default::default());
+    let batch: MicroBatch = batch(&rows(6, 3));
+    let loss = Objective::<kernels_cubecl::Cpu>::loss(&objective, &model.to_autodiff(), &batch, false, &device).unwrap();
+    let sum = f64::from(loss.sum.inner().into_data().to_vec::<f32>().unwrap()[0]);
+    let evaluated = objective.evaluate(&model, &batch, &device).unwrap();
+    assert_eq!(evaluated[0].name, "nll");
+    assert!((evaluated[0].sum - sum).abs() <= 1e-5 * sum, "{} and {sum}", evaluated[0].sum);
+    assert_eq!(evaluated[0].units, batch.weight_sum());
+    assert_eq!(loss.metrics[0].units, batch.weight_sum());
+}

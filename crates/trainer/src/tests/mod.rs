@@ -1,0 +1,10 @@
+//! Tests of the loop as a whole, on a model so small that hundreds of steps take a second.
+
+mod accumulation;
+mod defects;
+mod finite;
+mod preference;
+mod resume;
+mod tiny;
+
+pub(crate) use tiny::random;
