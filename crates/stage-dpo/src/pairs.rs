@@ -1,0 +1,149 @@
+//! Preference records as packed rows: both answers of a pair in one row, each a segment of its own.
+
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use data_pipeline::records::read_preferences;
+use data_pipeline::{Order, Overlong, PADDING_SEGMENT, Sequence, TokenRow, pack_best_fit};
+use model_core::{ChatFormat, Tokenizer};
+use trainer::render::{fingerprint, pad_id, preference_sequences, require_fit};
+use trainer::{BatchSource, MicroBatch, Pair, TrainConfig, TrainError};
+
+/// A pair inside a row: token ranges, and the number of its record.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PairInRow {
+    /// Prompt and chosen answer.
+    pub chosen: Range<usize>,
+    /// Prompt and rejected answer.
+    pub rejected: Range<usize>,
+    /// Number of the record, which is the place of its reference values.
+    pub record: usize,
+}
+
+/// A row and the pairs in it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PairRow {
+    /// Tokens.
+    pub row: TokenRow,
+    /// Pairs.
+    pub pairs: Vec<PairInRow>,
+}
+
+/// All pairs of a file, packed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PairRows {
+    /// Rows.
+    pub rows: Vec<PairRow>,
+    /// Number of records.
+    pub n_records: usize,
+    /// Hash over records, tokenizer, format and row length.
+    pub fingerprint: String,
+}
+
+impl PairRows {
+    /// Reads, renders and packs preference records.
+    ///
+    /// # Errors
+    /// A record that cannot be read or rendered, or whose two answers do not fit one row, by file and number.
+    pub fn read(path: &Path, seq_len: usize, tokenizer: &Tokenizer) -> Result<Self, TrainError> {
+        let format = ChatFormat::detect(tokenizer)?;
+        let set = read_preferences(path)?;
+        let mut sides = Vec::with_capacity(set.records.len());
+        for (number, record) in set.records.iter().enumerate() {
+            let pair = preference_sequences(record, format, tokenizer)?;
+            require_fit(path, number, pair.0.ids.len() + pair.1.ids.len(), seq_len)?;
+            sides.push(pair);
+        }
+        let lengths: Vec<usize> =
+            sides.iter().map(|(chosen, rejected)| chosen.ids.len() + rejected.ids.len()).collect();
+        let pad = pad_id(format, tokenizer)?;
+        let packed = pack_best_fit(&lengths, seq_len, Overlong::Truncate);
+        let fill = |records: Vec<usize>| fill_row(&records, &sides, seq_len, pad);
+        let rows = packed.into_iter().map(|pieces| fill(pieces.iter().map(|piece| piece.doc).collect())).collect();
+        Ok(Self { rows, n_records: sides.len(), fingerprint: fingerprint(path, format, tokenizer, seq_len)? })
+    }
+
+    /// Rows `which` as a micro-batch; `reference` holds the values by record.
+    ///
+    /// # Errors
+    /// As [`MicroBatch::new`].
+    pub fn batch(&self, which: &[usize], reference: Option<&[[f32; 2]]>) -> Result<MicroBatch, TrainError> {
+        let rows: Vec<&PairRow> = which.iter().map(|&i| &self.rows[i]).collect();
+        let mut batch = MicroBatch::new(&rows.iter().map(|pair_row| &pair_row.row).collect::<Vec<_>>())?;
+        for (at, pair_row) in rows.iter().enumerate() {
+            let offset = at * pair_row.row.len();
+            let shift = |range: &Range<usize>| range.start + offset..range.end + offset;
+            batch.pairs.extend(pair_row.pairs.iter().map(|pair| Pair {
+                chosen: shift(&pair.chosen),
+                rejected: shift(&pair.rejected),
+                reference: reference.map(|values| values[pair.record]),
+            }));
+        }
+        Ok(batch)
+    }
+}
+
+fn fill_row(records: &[usize], sides: &[(Sequence, Sequence)], seq_len: usize, pad: u32) -> PairRow {
+    let mut row = TokenRow::default();
+    let mut pairs = Vec::new();
+    for &record in records {
+        let mut append = |sequence: &Sequence| {
+            let (start, segment) = (row.ids.len(), row.segments.last().map_or(0, |last| last + 1));
+            row.ids.extend_from_slice(&sequence.ids);
+            row.weights.extend_from_slice(&sequence.weights);
+            row.weights[start] = 0.0;
+            row.segments.resize(row.ids.len(), segment);
+            start..row.ids.len()
+        };
+        let chosen = append(&sides[record].0);
+        let rejected = append(&sides[record].1);
+        pairs.push(PairInRow { chosen, rejected, record });
+    }
+    row.ids.resize(seq_len, pad);
+    row.segments.resize(seq_len, PADDING_SEGMENT);
+    row.weights.resize(seq_len, 0.0);
+    PairRow { row, pairs }
+}
+
+/// Batches of pairs with their reference values; the order is a pure function of the seed and the step.
+pub struct PairSource {
+    rows: Arc<PairRows>,
+    reference: Arc<Vec<[f32; 2]>>,
+    order: Order,
+    rows_per_step: usize,
+    rows_per_micro: usize,
+    seq_len: usize,
+}
+
+impl PairSource {
+    /// Batches in the sizes of `config`.
+    ///
+    /// # Errors
+    /// When the token counts do not fit the row length.
+    pub fn new(
+        rows: Arc<PairRows>,
+        reference: Arc<Vec<[f32; 2]>>,
+        seq_len: usize,
+        config: &TrainConfig,
+    ) -> Result<Self, TrainError> {
+        let (rows_per_step, rows_per_micro) = config.rows(seq_len)?;
+        let order = Order::new(config.seed, rows.rows.len());
+        Ok(Self { rows, reference, order, rows_per_step, rows_per_micro, seq_len })
+    }
+}
+
+impl BatchSource for PairSource {
+    fn step(&mut self, step: u64) -> Result<Vec<MicroBatch>, TrainError> {
+        let indices = self.order.indices(step, self.rows_per_step);
+        indices.chunks(self.rows_per_micro).map(|chunk| self.rows.batch(chunk, Some(&self.reference))).collect()
+    }
+
+    fn seq_len(&self, _step: u64) -> usize {
+        self.seq_len
+    }
+
+    fn fingerprint(&self) -> String {
+        self.rows.fingerprint.clone()
+    }
+}

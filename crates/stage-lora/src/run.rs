@@ -1,0 +1,112 @@
+//! Data, adapter and outputs of the adapter stage.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use data_pipeline::{RowSet, TokenRow};
+use kernels_cubecl::LmBackend;
+use model_core::Decoder;
+use model_core::adapter::{MergeBounds, merge_check, weights_hash};
+use trainer::batch::check_vocab;
+use trainer::checkpoint::ModelFiles;
+use trainer::lineage::Input;
+use trainer::objective::NextToken;
+use trainer::run::{StagePlan, publish_folder, run_stage, tokenizer_hash};
+use trainer::stage::Stage;
+use trainer::{EvalSet, MicroBatch, Outcome, StageArgs, TrainError};
+
+use crate::{LoraStageConfig, MixedSource};
+
+/// Rows that adapter and merged model are compared on.
+const MERGE_ROWS: usize = 8;
+/// A shard of the merged model is at most this large.
+const MAX_SHARD_BYTES: u64 = 4 << 30;
+
+/// The stage.
+#[derive(Debug)]
+pub struct LoraStage;
+
+impl Stage for LoraStage {
+    const NAME: &'static str = "lora";
+    type Config = LoraStageConfig;
+
+    fn check(config: &LoraStageConfig) -> Result<(), TrainError> {
+        config.check()
+    }
+
+    fn run<B: LmBackend>(config: LoraStageConfig, args: &StageArgs, device: &B::Device) -> Result<Outcome, TrainError> {
+        let base = Decoder::<B>::load(&config.model, device)?;
+        let tokenizer = tokenizer_hash(&config.model)?;
+        let open = |root: &Path| open(root, config.seq_len, &tokenizer, &base);
+        let (domain, general, heldout) = (open(&config.domain)?, open(&config.general)?, open(&config.eval_data)?);
+        let inputs = BTreeMap::from([
+            ("domain".to_owned(), Input::new(&config.domain, domain.fingerprint())),
+            ("general".to_owned(), Input::new(&config.general, general.fingerprint())),
+            ("eval".to_owned(), Input::new(&config.eval_data, heldout.fingerprint())),
+        ]);
+        let source = MixedSource::new(
+            domain.rows().to_vec(),
+            general.rows().to_vec(),
+            config.domain_share,
+            config.seq_len,
+            &config.train,
+            format!("{} {}", domain.fingerprint(), general.fingerprint()),
+        )?;
+        let mut model = base.clone();
+        model.attach_lora(&config.lora(), config.train.seed)?;
+        let base_hash = weights_hash(&config.model)?;
+        let plan = StagePlan {
+            name: Self::NAME,
+            dir: config.dir.clone(),
+            config: &config,
+            train: &config.train,
+            model_dir: config.model.clone(),
+            gate: Some(config.gate.clone()),
+            inputs,
+            model,
+            files: ModelFiles::Adapter { config: config.lora(), base_hash: base_hash.clone() },
+            objective: &NextToken { z_loss: config.z_loss },
+            source: Box::new(source),
+            eval: EvalSet::new(heldout.rows(), config.eval_batch, Some(heldout.meta().text_bytes))?,
+            after: Some(Box::new(|checkpoint: &Path| outputs(&config, base, &base_hash, heldout.rows(), checkpoint))),
+        };
+        run_stage(plan, args, device)
+    }
+}
+
+/// Opens the rows of one length and checks that they were made for this model.
+fn open<B: LmBackend>(root: &Path, seq_len: usize, tokenizer: &str, model: &Decoder<B>) -> Result<RowSet, TrainError> {
+    let rows = RowSet::open_seq_len(root, seq_len)?;
+    rows.require_tokenizer(tokenizer)?;
+    check_vocab(&root.display().to_string(), rows.rows(), &model.config)?;
+    Ok(rows)
+}
+
+/// Publishes the adapter and, after the proof that both compute the same, the merged model.
+fn outputs<B: LmBackend>(
+    config: &LoraStageConfig,
+    mut adapted: Decoder<B>,
+    base_hash: &str,
+    heldout: &[TokenRow],
+    checkpoint: &Path,
+) -> Result<PathBuf, TrainError> {
+    adapted.load_peft(checkpoint, base_hash)?;
+    publish_folder(&config.dir.join("adapter"), &config.model, |dir| {
+        adapted.save_peft(dir, &config.lora(), base_hash).map(drop).map_err(TrainError::from)
+    })?;
+    let mut merged = adapted.clone();
+    merged.merge()?;
+    let sample: Vec<&TokenRow> = heldout.iter().take(MERGE_ROWS).collect();
+    let rows = MicroBatch::new(&sample)?.rows;
+    let bounds = MergeBounds { max_abs_logit: config.merge_max_diff, ..MergeBounds::F32 };
+    let report = merge_check(&adapted, &merged, &[rows], &bounds)?;
+    println!(
+        "lora: merged equals adapter on {} held-out tokens: largest logit difference {:.2e}, mean KL {:.2e}, same top token {:.4}",
+        report.n_tokens, report.max_abs_logit, report.mean_kl, report.top1_agreement
+    );
+    let folder = config.dir.join("merged");
+    publish_folder(&folder, &config.model, |dir| {
+        merged.save(dir, MAX_SHARD_BYTES).map(drop).map_err(TrainError::from)
+    })?;
+    Ok(folder)
+}

@@ -1,0 +1,7 @@
+//! The program `stage-pretrain`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    trainer::stage::main::<stage_pretrain::Pretrain>()
+}

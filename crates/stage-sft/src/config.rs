@@ -1,0 +1,47 @@
+//! Keys of the SFT stage.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use trainer::config::require;
+use trainer::lineage::EntryGate;
+use trainer::{TrainConfig, TrainError};
+
+/// Configuration of a supervised fine-tuning run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SftConfig {
+    /// Folder of the stage: `runs/<run>/sft`.
+    pub dir: PathBuf,
+    /// Model folder to start from.
+    pub model: PathBuf,
+    /// The gate that the model must have passed.
+    pub gate: EntryGate,
+    /// Conversations, JSONL or Parquet.
+    pub data: PathBuf,
+    /// Held-out conversations.
+    pub eval_data: PathBuf,
+    /// Row length.
+    pub seq_len: usize,
+    /// Rows of one evaluation batch.
+    pub eval_batch: usize,
+    /// Weight of the squared log-sum-exp.
+    pub z_loss: f32,
+    /// Loop and optimizer.
+    pub train: TrainConfig,
+}
+
+impl SftConfig {
+    /// Checks across keys.
+    ///
+    /// # Errors
+    /// The first key that is out of range.
+    pub fn check(&self) -> Result<(), TrainError> {
+        self.train.check()?;
+        self.train.rows(self.seq_len)?;
+        require(self.z_loss.is_finite() && self.z_loss >= 0.0, || {
+            format!("key `z_loss`: expected a finite number of at least 0, got {}", self.z_loss)
+        })?;
+        require(self.eval_batch > 0, || "key `eval_batch`: expected at least 1, got 0".into())
+    }
+}

@@ -1,0 +1,7 @@
+//! The program `stage-sft`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    trainer::stage::main::<stage_sft::Sft>()
+}
