@@ -2,7 +2,8 @@
 
 use thiserror::Error;
 
-/// What can go wrong when a device is chosen. Shape mistakes in op calls are programmer errors and panic with the values.
+/// What can go wrong when a device is chosen or an op meets bad data. Shape mistakes in op calls are programmer errors and
+/// panic with the values.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum KernelError {
@@ -14,13 +15,25 @@ pub enum KernelError {
         "open device cuda:{0}: this program was built without CUDA; use --device cpu or build with the feature cuda"
     )]
     NoCuda(usize),
+    /// A target token that the head does not have.
+    #[error("{op}: target of row {row} must be below the vocabulary size {vocab_size} or -100, got {target}; check the labels against the tokenizer")]
+    Target {
+        /// The op.
+        op: &'static str,
+        /// Row of the target.
+        row: usize,
+        /// The target.
+        target: i32,
+        /// Rows of the head.
+        vocab_size: usize,
+    },
 }
 
 impl KernelError {
     /// Exit code of a program that ends with this error: 2 for bad usage, 4 for something that the environment lacks.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::UnknownDevice(_) => 2,
+            Self::UnknownDevice(_) | Self::Target { .. } => 2,
             Self::NoCuda(_) => 4,
         }
     }

@@ -8,14 +8,23 @@
 
 mod autodiff;
 mod backend;
+pub mod cases;
+pub mod compare;
 mod cpu;
 mod device;
 mod error;
+#[cfg(test)]
+mod finite_difference;
 mod functions;
 mod layout;
 mod leaf;
+mod matrix;
 pub mod ops;
 mod portable;
+mod simd_math;
+#[cfg(test)]
+mod tests;
+pub mod tolerance;
 
 pub use autodiff::{Block, Gradients, recompute};
 pub use backend::{CrossEntropyParts, LmBackend, Rotation, StatsParts, Tracked};

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use burn::backend::Autodiff;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn::backend::autodiff::ops::Backward;
 use burn::tensor::ops::{FloatTensor, IntTensor};
 use burn::tensor::{
     Tensor, TensorMetadata, TensorPrimitive,
@@ -17,7 +18,7 @@ use burn::tensor::{
 };
 
 use crate::{HeadLayout, Leaf, LmBackend, Rotation, Tracked, backend::StatsParts};
-use node::Node;
+use node::open;
 use ops::{
     AddBackward, AttentionBackward, AttentionSinksBackward, CrossEntropyBackward, EmbeddingBackward, LinearBackward,
     LogprobsBackward, RmsNormBackward, RopeBackward, SwigluBackward,
@@ -44,16 +45,16 @@ fn constant<B: LmBackend, C: CheckpointStrategy>(out: FloatTensor<B>) -> FloatTe
 
 impl<B: LmBackend, C: CheckpointStrategy> LmBackend for Autodiff<B, C> {
     fn lm_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
-        let node = Node::<B, C, 2>::open([&x, &weight]);
+        let node = open!(LinearBackward, C, [x, weight]);
         let [x_tracked, w_tracked] = node.tracked;
         let out = B::lm_linear(x.primitive.clone(), weight.primitive.clone());
-        node.close(LinearBackward, out, || (w_tracked.then_some(x.primitive), x_tracked.then_some(weight.primitive)))
+        node.close(out, || (w_tracked.then_some(x.primitive), x_tracked.then_some(weight.primitive)))
     }
 
     fn lm_rms_norm(x: FloatTensor<Self>, gamma: FloatTensor<Self>, eps: f32) -> FloatTensor<Self> {
-        let node = Node::<B, C, 2>::open([&x, &gamma]);
+        let node = open!(RmsNormBackward, C, [x, gamma]);
         let (y, rstd) = B::lm_rms_norm_fwd(x.primitive.clone(), gamma.primitive.clone(), eps);
-        node.close(RmsNormBackward, y, || (x.primitive, gamma.primitive, rstd))
+        node.close(y, || (x.primitive, gamma.primitive, rstd))
     }
 
     /// One fused forward, two nodes: the sum has further users, so it is a node of its own.
@@ -63,11 +64,11 @@ impl<B: LmBackend, C: CheckpointStrategy> LmBackend for Autodiff<B, C> {
         gamma: FloatTensor<Self>,
         eps: f32,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let node = Node::<B, C, 2>::open([&x, &residual]);
+        let node = open!(AddBackward, C, [x, residual]);
         let (sum, y, rstd) = B::lm_add_rms_norm_fwd(x.primitive, residual.primitive, gamma.primitive.clone(), eps);
-        let sum = node.close(AddBackward, sum, || ());
-        let node = Node::<B, C, 2>::open([&sum, &gamma]);
-        let y = node.close(RmsNormBackward, y, || (sum.primitive.clone(), gamma.primitive, rstd));
+        let sum: FloatTensor<Self> = node.close(sum, || ());
+        let node = open!(RmsNormBackward, C, [sum, gamma]);
+        let y = node.close(y, || (sum.primitive.clone(), gamma.primitive, rstd));
         (sum, y)
     }
 
@@ -78,10 +79,10 @@ impl<B: LmBackend, C: CheckpointStrategy> LmBackend for Autodiff<B, C> {
         heads: HeadLayout,
         rotation: Rotation,
     ) -> FloatTensor<Self> {
-        let node = Node::<B, C, 1>::open([&qkv]);
+        let node = open!(RopeBackward, C, [qkv]);
         let (cos, sin) = (cos.primitive, sin.primitive);
         let out = B::lm_rope_qkv(qkv.primitive, cos.clone(), sin.clone(), heads, rotation);
-        node.close(RopeBackward, out, || (cos, sin, heads, rotation))
+        node.close(out, || (cos, sin, heads, rotation))
     }
 
     fn lm_attention(
@@ -97,14 +98,14 @@ impl<B: LmBackend, C: CheckpointStrategy> LmBackend for Autodiff<B, C> {
         };
         match sinks {
             None => {
-                let node = Node::<B, C, 1>::open([&qkv]);
+                let node = open!(AttentionBackward, C, [qkv]);
                 let (out, lse) = forward(&qkv, None);
-                node.close(AttentionBackward, out.clone(), || (qkv.primitive, out, lse, start, end, heads, scale))
+                node.close(out.clone(), || (qkv.primitive, out, lse, start, end, heads, scale))
             }
             Some(sinks) => {
-                let node = Node::<B, C, 2>::open([&qkv, &sinks]);
+                let node = open!(AttentionSinksBackward, C, [qkv, sinks]);
                 let (out, lse) = forward(&qkv, Some(sinks.primitive.clone()));
-                node.close(AttentionSinksBackward, out.clone(), || {
+                node.close(out.clone(), || {
                     ((qkv.primitive, out, lse, start, end, heads, scale), sinks.primitive)
                 })
             }
@@ -126,16 +127,16 @@ impl<B: LmBackend, C: CheckpointStrategy> LmBackend for Autodiff<B, C> {
     }
 
     fn lm_swiglu(gate_up: FloatTensor<Self>) -> FloatTensor<Self> {
-        let node = Node::<B, C, 1>::open([&gate_up]);
+        let node = open!(SwigluBackward, C, [gate_up]);
         let out = B::lm_swiglu(gate_up.primitive.clone());
-        node.close(SwigluBackward, out, || gate_up.primitive)
+        node.close(out, || gate_up.primitive)
     }
 
     fn lm_embedding(weight: FloatTensor<Self>, ids: IntTensor<Self>) -> FloatTensor<Self> {
-        let node = Node::<B, C, 1>::open([&weight]);
+        let node = open!(EmbeddingBackward, C, [weight]);
         let n_rows = weight.shape()[0];
         let out = B::lm_embedding(weight.primitive, ids.clone());
-        node.close(EmbeddingBackward, out, || (ids, n_rows))
+        node.close(out, || (ids, n_rows))
     }
 
     fn lm_linear_cross_entropy(
@@ -145,11 +146,11 @@ impl<B: LmBackend, C: CheckpointStrategy> LmBackend for Autodiff<B, C> {
         weights: FloatTensor<Self>,
         z_loss: f32,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let node = Node::<B, C, 2>::open([&x, &weight]);
+        let node = open!(CrossEntropyBackward, C, [x, weight]);
         let want = Tracked { x: node.tracked[0], weight: node.tracked[1] };
         let (x, weight, weights) = (x.primitive, weight.primitive, weights.primitive);
         let parts = B::lm_linear_cross_entropy_fwd(x, weight, targets, weights, z_loss, want);
-        let loss = node.close(CrossEntropyBackward, parts.loss, || (parts.dx, parts.dw));
+        let loss = node.close(parts.loss, || (parts.dx, parts.dw));
         (loss, constant::<B, C>(parts.nll))
     }
 
@@ -158,11 +159,11 @@ impl<B: LmBackend, C: CheckpointStrategy> LmBackend for Autodiff<B, C> {
         weight: FloatTensor<Self>,
         targets: IntTensor<Self>,
     ) -> FloatTensor<Self> {
-        let node = Node::<B, C, 2>::open([&x, &weight]);
+        let node = open!(LogprobsBackward, C, [x, weight]);
         let want = Tracked { x: node.tracked[0], weight: node.tracked[1] };
         let (x, weight) = (x.primitive, weight.primitive);
         let (out, lse) = B::lm_token_logprobs_fwd(x.clone(), weight.clone(), targets.clone());
-        node.close(LogprobsBackward, out, || (x, weight, targets, lse, want))
+        node.close(out, || (x, weight, targets, lse, want))
     }
 
     fn lm_token_stats(x: FloatTensor<Self>, weight: FloatTensor<Self>, targets: IntTensor<Self>) -> StatsParts<Self> {

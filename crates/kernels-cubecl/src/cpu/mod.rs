@@ -1,7 +1,240 @@
-//! The CPU backend's overrides.
+//! The CPU backend's overrides: slice kernels for f32, the portable bodies for every other element type.
+
+mod dense;
+pub(crate) mod parallel;
 
 use burn::backend::Flex;
+use burn::tensor::ops::FloatTensorOps;
+use burn::tensor::{DType, Shape, TensorMetadata};
+use burn_flex::FlexTensor;
 
-use crate::LmBackend;
+use crate::ops;
+use crate::{AdamW, HeadLayout, LmBackend, Rotation, portable};
+use dense::{Dense, tensor, whole_numbers};
 
-impl LmBackend for Flex {}
+/// True when the slice kernels apply.
+fn fast(tensors: &[&FlexTensor]) -> bool {
+    !forced::portable() && tensors.iter().all(|tensor| tensor.dtype() == DType::F32)
+}
+
+/// Lets tests run the portable bodies on this backend.
+mod forced {
+    #[cfg(test)]
+    thread_local! {
+        static PORTABLE: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+    }
+
+    /// True while a test asks for the portable bodies.
+    pub(super) fn portable() -> bool {
+        #[cfg(test)]
+        return PORTABLE.get();
+        #[cfg(not(test))]
+        false
+    }
+
+    /// Runs `f` on the portable bodies.
+    #[cfg(test)]
+    pub(crate) fn with_portable<T>(f: impl FnOnce() -> T) -> T {
+        PORTABLE.set(true);
+        let out = f();
+        PORTABLE.set(false);
+        out
+    }
+}
+#[cfg(test)]
+pub(crate) use forced::with_portable;
+
+/// The shape with another last axis.
+fn with_last(shape: &Shape, last: usize) -> Shape {
+    let mut dims: Vec<usize> = shape.iter().copied().collect();
+    if let Some(slot) = dims.last_mut() {
+        *slot = last;
+    }
+    Shape::from(dims)
+}
+
+impl LmBackend for Flex {
+    fn lm_linear(x: FlexTensor, weight: FlexTensor) -> FlexTensor {
+        if !fast(&[&x, &weight]) {
+            return portable::linear::<Self>(x, weight);
+        }
+        let (x, weight) = (Dense::new(x), Dense::new(weight));
+        let ((m, i), (o, _)) = (x.rows(), weight.rows());
+        let mut y = vec![0.0; m * o];
+        ops::linear::cpu::forward(x.get(), weight.get(), &mut y, [m, i, o]);
+        tensor(y, with_last(&x.shape(), o))
+    }
+
+    fn lm_linear_dx(dy: FlexTensor, weight: FlexTensor) -> FlexTensor {
+        if !fast(&[&dy, &weight]) {
+            return portable::linear_dx::<Self>(dy, weight);
+        }
+        let (dy, weight) = (Dense::new(dy), Dense::new(weight));
+        let ((m, o), (_, i)) = (dy.rows(), weight.rows());
+        let mut dx = vec![0.0; m * i];
+        ops::linear::cpu::backward_x(dy.get(), weight.get(), &mut dx, [m, i, o]);
+        tensor(dx, with_last(&dy.shape(), i))
+    }
+
+    fn lm_linear_dw(dy: FlexTensor, x: FlexTensor) -> FlexTensor {
+        if !fast(&[&dy, &x]) {
+            return portable::linear_dw::<Self>(dy, x);
+        }
+        let (dy, x) = (Dense::new(dy), Dense::new(x));
+        let ((m, o), (_, i)) = (dy.rows(), x.rows());
+        let mut dw = vec![0.0; o * i];
+        ops::linear::cpu::backward_w(dy.get(), x.get(), &mut dw, [m, i, o]);
+        tensor(dw, Shape::new([o, i]))
+    }
+
+    fn lm_rms_norm_fwd(x: FlexTensor, gamma: FlexTensor, eps: f32) -> (FlexTensor, FlexTensor) {
+        if !fast(&[&x, &gamma]) {
+            return portable::rms_norm_fwd::<Self>(x, gamma, eps);
+        }
+        let (x, gamma) = (Dense::new(x), Dense::new(gamma));
+        let (m, d) = x.rows();
+        let (mut y, mut rstd) = (vec![0.0; m * d], vec![0.0; m]);
+        ops::rms_norm::cpu::forward(x.get(), gamma.get(), eps, &mut y, &mut rstd);
+        (tensor(y, x.shape()), tensor(rstd, Shape::new([m])))
+    }
+
+    fn lm_rms_norm_bwd(
+        dy: FlexTensor,
+        x: FlexTensor,
+        gamma: FlexTensor,
+        rstd: FlexTensor,
+        carry: Option<FlexTensor>,
+    ) -> (FlexTensor, FlexTensor) {
+        if !fast(&[&dy, &x, &gamma, &rstd]) || !carry.iter().all(|carry| fast(&[carry])) {
+            return portable::rms_norm_bwd::<Self>(dy, x, gamma, rstd, carry);
+        }
+        let [dy, x, gamma, rstd] = [dy, x, gamma, rstd].map(Dense::new);
+        let saved = ops::rms_norm::cpu::Saved { x: x.get(), gamma: gamma.get(), rstd: rstd.get() };
+        let (shape, carried) = (x.shape(), carry.is_some());
+        let dx = match carry {
+            Some(carry) => Dense::new(carry),
+            None => Dense::new(tensor(vec![0.0; shape.num_elements()], shape)),
+        };
+        let mut dgamma = Vec::new();
+        let dx = dx.update(|dx| dgamma = ops::rms_norm::cpu::backward(dy.get(), saved, dx, carried));
+        (dx, tensor(dgamma, gamma.shape()))
+    }
+
+    fn lm_add_rms_norm_fwd(
+        x: FlexTensor,
+        residual: FlexTensor,
+        gamma: FlexTensor,
+        eps: f32,
+    ) -> (FlexTensor, FlexTensor, FlexTensor) {
+        if !fast(&[&x, &residual, &gamma]) {
+            let sum = <Self as FloatTensorOps<Self>>::float_add(x, residual);
+            let (y, rstd) = portable::rms_norm_fwd::<Self>(sum.clone(), gamma, eps);
+            return (sum, y, rstd);
+        }
+        let [x, residual, gamma] = [x, residual, gamma].map(Dense::new);
+        let ((m, d), shape) = (x.rows(), x.shape());
+        let (mut y, mut rstd) = (vec![0.0; m * d], vec![0.0; m]);
+        let sum = x.update(|x| {
+            ops::rms_norm::cpu::add_forward(x, residual.get(), gamma.get(), eps, &mut y, &mut rstd);
+        });
+        (sum, tensor(y, shape), tensor(rstd, Shape::new([m])))
+    }
+
+    fn lm_rope_qkv(
+        qkv: FlexTensor,
+        cos: FlexTensor,
+        sin: FlexTensor,
+        heads: HeadLayout,
+        rotation: Rotation,
+    ) -> FlexTensor {
+        if !fast(&[&qkv, &cos, &sin]) {
+            return portable::rope_qkv::<Self>(qkv, cos, sin, heads, rotation);
+        }
+        let [qkv, cos, sin] = [qkv, cos, sin].map(Dense::new);
+        qkv.update(|qkv| ops::rope_qkv::cpu::rotate(qkv, cos.get(), sin.get(), heads, rotation))
+    }
+
+    fn lm_swiglu(gate_up: FlexTensor) -> FlexTensor {
+        if !fast(&[&gate_up]) {
+            return portable::swiglu::<Self>(gate_up);
+        }
+        let gate_up = Dense::new(gate_up);
+        let (m, width) = gate_up.rows();
+        let mut y = vec![0.0; m * width / 2];
+        ops::swiglu::cpu::forward(gate_up.get(), &mut y, width / 2);
+        tensor(y, with_last(&gate_up.shape(), width / 2))
+    }
+
+    fn lm_swiglu_bwd(dy: FlexTensor, gate_up: FlexTensor) -> FlexTensor {
+        if !fast(&[&dy, &gate_up]) {
+            return portable::swiglu_bwd::<Self>(dy, gate_up);
+        }
+        let [dy, gate_up] = [dy, gate_up].map(Dense::new);
+        let f = gate_up.rows().1 / 2;
+        gate_up.update(|gate_up| ops::swiglu::cpu::backward(dy.get(), gate_up, f))
+    }
+
+    fn lm_embedding(weight: FlexTensor, ids: FlexTensor) -> FlexTensor {
+        if !fast(&[&weight]) {
+            return portable::embedding::<Self>(weight, ids);
+        }
+        let (weight, shape) = (Dense::new(weight), ids.shape());
+        let d = weight.rows().1;
+        let mut y = vec![0.0; shape.num_elements() * d];
+        ops::embedding::cpu::forward(weight.get(), &whole_numbers(&ids), &mut y, d);
+        tensor(y, Shape::new([shape[0], shape[1], d]))
+    }
+
+    fn lm_embedding_bwd(dy: FlexTensor, ids: FlexTensor, n_rows: usize) -> FlexTensor {
+        if !fast(&[&dy]) {
+            return portable::embedding_bwd::<Self>(dy, ids, n_rows);
+        }
+        let dy = Dense::new(dy);
+        let d = dy.rows().1;
+        let mut dw = vec![0.0; n_rows * d];
+        ops::embedding::cpu::backward(dy.get(), &whole_numbers(&ids), &mut dw, d);
+        tensor(dw, Shape::new([n_rows, d]))
+    }
+
+    fn lm_sum_squares(x: FlexTensor) -> FlexTensor {
+        if !fast(&[&x]) {
+            return portable::sum_squares::<Self>(x);
+        }
+        let sum = ops::sum_squares::cpu::forward(Dense::new(x).get());
+        tensor(vec![sum as f32], Shape::new([1]))
+    }
+
+    fn lm_adamw_step(
+        param: FlexTensor,
+        grad: FlexTensor,
+        m: FlexTensor,
+        v: FlexTensor,
+        hyper: &AdamW,
+    ) -> (FlexTensor, FlexTensor, FlexTensor) {
+        if !fast(&[&param, &grad, &m, &v]) {
+            return portable::adamw_step::<Self>(param, grad, m, v, hyper);
+        }
+        let grad = Dense::new(grad);
+        let [mut param, mut m, mut v] = [param, m, v].map(|tensor| Dense::new(tensor).into_own());
+        ops::adamw::cpu::step(param.storage_mut(), grad.get(), m.storage_mut(), v.storage_mut(), hyper);
+        (param, m, v)
+    }
+
+    fn lm_add_assign(acc: FlexTensor, x: FlexTensor) -> FlexTensor {
+        if !fast(&[&acc, &x]) {
+            return <Self as FloatTensorOps<Self>>::float_add(acc, x);
+        }
+        let x = Dense::new(x);
+        Dense::new(acc).update(|acc| ops::accumulate::cpu::add_assign(acc, x.get()))
+    }
+
+    fn lm_scale(x: FlexTensor, factor: FlexTensor) -> FlexTensor {
+        if !fast(&[&x, &factor]) {
+            return portable::scale::<Self>(x, factor);
+        }
+        match Dense::new(factor).get()[0] {
+            1.0 => x,
+            factor => Dense::new(x).update(|x| ops::accumulate::cpu::scale(x, factor)),
+        }
+    }
+}

@@ -1,3 +1,13 @@
 //! One folder per op: maths and shapes in `mod.rs`, the f64 definition in `reference.rs`, the CPU kernel in `cpu.rs`, cases in `cases.rs`.
 
+pub mod accumulate;
 pub mod adamw;
+pub mod attention;
+pub mod embedding;
+pub mod linear;
+// pub mod linear_cross_entropy; (K2: put back together with its cases.rs)
+pub mod rms_norm;
+pub mod rope_qkv;
+pub mod sum_squares;
+pub mod swiglu;
+// pub mod token_logprobs;

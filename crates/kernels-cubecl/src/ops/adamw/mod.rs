@@ -12,6 +12,10 @@
 //! # Source
 //! Loshchilov and Hutter, "Decoupled Weight Decay Regularization", algorithm 2, in the operation order of `torch.optim.AdamW`.
 
+pub mod cases;
+pub(crate) mod cpu;
+pub mod reference;
+
 /// Hyper-parameters of one AdamW step; every field is explicit, nothing is defaulted.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamW {
