@@ -117,7 +117,7 @@ const SPECS: &[Spec] = &[
         wordings: &["How many words are in {list}?", "Count the words: {list}."],
         weights: [4, 2],
     },
-    Spec { task: Task::Spell, name: "spell", wordings: &["Spell {a}.", "How is {a} spelled?"], weights: [8, 4] },
+    Spec { task: Task::Spell, name: "spell", wordings: &["Spell {a}.", "How is {a} spelled?"], weights: [3, 4] },
     Spec {
         task: Task::FirstLetter,
         name: "first-letter",
@@ -200,7 +200,7 @@ const SPECS: &[Spec] = &[
         task: Task::Definition,
         name: "definition",
         wordings: &["Which word means {x}: {list}?", "Definition: {x}. Which word, {list}?"],
-        weights: [6, 3],
+        weights: [4, 3],
     },
 ];
 
