@@ -10,9 +10,9 @@ pub(crate) const LANES: usize = 16;
 
 const LOG2_E: f32 = std::f32::consts::LOG2_E;
 /// ln 2 with so few bits that its product with an exponent is exact.
-const LN_2_HIGH: f32 = 0.693_359_375;
+const LN_2_HIGH: f32 = 355.0 / 512.0;
 /// What [`LN_2_HIGH`] is short of ln 2.
-const LN_2_LOW: f32 = (std::f64::consts::LN_2 - 0.693_359_375) as f32;
+const LN_2_LOW: f32 = (std::f64::consts::LN_2 - 355.0 / 512.0) as f32;
 /// Adding this rounds to an integer, which then stands in the low bits.
 const ROUND: f32 = 12_582_912.0;
 /// Above this the result is infinite: half an exponent before the true exponential overflows.
@@ -129,13 +129,13 @@ pub(crate) fn sum_exp_sub(row: &[f32], shift: f32) -> f32 {
 pub(crate) fn scaled_exp_sub(row: &mut [f32], shift: f32, factor: f32) {
     let (chunks, rest) = row.as_chunks_mut::<LANES>();
     for chunk in chunks {
-        for i in 0..LANES {
-            chunk[i] = factor * exp(chunk[i] - shift);
+        for x in chunk {
+            *x = factor * exp(*x - shift);
         }
     }
     let mut tail = padded(rest, f32::NEG_INFINITY);
-    for i in 0..LANES {
-        tail[i] = factor * exp(tail[i] - shift);
+    for x in &mut tail {
+        *x = factor * exp(*x - shift);
     }
     rest.copy_from_slice(&tail[..rest.len()]);
 }
@@ -204,8 +204,10 @@ mod tests {
         for n in 0..=2 * LANES + 3 {
             let a: Vec<f32> = (0..n).map(|i| ((i * 7 + 3) % 11) as f32 - 5.0).collect();
             let b: Vec<f32> = (0..n).map(|i| ((i * 5 + 1) % 7) as f32 * 0.5).collect();
-            let wide = |f: fn(f64, f64) -> f64| a.iter().zip(&b).map(|(&a, &b)| f(a.into(), b.into())).collect::<Vec<_>>();
-            let near = |got: f32, want: f64| assert!((f64::from(got) - want).abs() <= 1e-6 * want.abs(), "{got} {want}");
+            let wide =
+                |f: fn(f64, f64) -> f64| a.iter().zip(&b).map(|(&a, &b)| f(a.into(), b.into())).collect::<Vec<_>>();
+            let near =
+                |got: f32, want: f64| assert!((f64::from(got) - want).abs() <= 1e-6 * want.abs(), "{got} {want}");
             assert_eq!(max(&a), a.iter().copied().fold(f32::NEG_INFINITY, f32::max));
             near(dot(&a, &b), wide(|a, b| a * b).iter().sum());
             let exps = wide(|a, _| (a - 1.5).exp());

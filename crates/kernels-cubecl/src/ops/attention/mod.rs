@@ -136,7 +136,8 @@ impl<'a, T> Operands<'a, T> {
             problem.s,
             problem.t
         );
-        let part = |offset: usize| Rows { data: &qkv[offset.min(want)..], batch_stride: problem.t * width, row_stride: width };
+        let part =
+            |offset: usize| Rows { data: &qkv[offset.min(want)..], batch_stride: problem.t * width, row_stride: width };
         let k = heads.q_width();
         Self { q: part(0), k: part(k), v: part(k + heads.kv_width()) }
     }

@@ -47,10 +47,8 @@ fn softmax(x: &Operands<f64>, problem: &Problem, sinks: &[f64], at: [usize; 3]) 
     let ([b, t, n], h) = (at, problem.heads.d_head);
     let kv = n / problem.heads.group() * h;
     let q = x.q.at(b, t, n * h);
-    let scores: Vec<(usize, f64)> = problem
-        .span(b, t)
-        .map(|s| (s, f64::from(problem.scale) * dot(q, x.k.at(b, s, kv), h)))
-        .collect();
+    let scores: Vec<(usize, f64)> =
+        problem.span(b, t).map(|s| (s, f64::from(problem.scale) * dot(q, x.k.at(b, s, kv), h))).collect();
     let sink = sinks.get(n).copied().unwrap_or(f64::NEG_INFINITY);
     let max = scores.iter().fold(sink, |max, &(_, score)| if score > max { score } else { max });
     if max == f64::NEG_INFINITY && scores.iter().all(|(_, score)| *score == max) {

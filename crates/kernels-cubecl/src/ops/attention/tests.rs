@@ -24,7 +24,8 @@ impl Run {
     }
 
     fn problem(&self) -> Problem<'_> {
-        let ([b, t], s, Case { heads, scale, .. }) = (self.case.rows, self.case.n_keys(), self.case);
+        let ([b, t], s) = (self.case.rows, self.case.n_keys());
+        let Case { heads, scale, .. } = self.case;
         Problem { heads, b, t, s, scale, start: &self.start, end: &self.end, sinks: self.sinks.as_deref() }
     }
 }
@@ -97,9 +98,8 @@ fn reference_gradient_matches_finite_differences() {
         let (qkv, dout) = (wide(&run.case.qkv()), wide(&run.case.dout()));
         let sinks = wide(run.sinks.as_deref().unwrap_or_default());
         let grad = reference::backward(&dout, &Operands::fused(&qkv, &problem), &problem, &sinks);
-        let forward = |qkv: &[f64], sinks: &[f64]| {
-            reference::forward(&Operands::fused(qkv, &problem), &problem, sinks).out
-        };
+        let forward =
+            |qkv: &[f64], sinks: &[f64]| reference::forward(&Operands::fused(qkv, &problem), &problem, sinks).out;
         assert_gradient(&qkv, &grad.dqkv(&problem), &dout, |qkv| forward(qkv, &sinks));
         if !sinks.is_empty() {
             assert_gradient(&sinks, &grad.dsinks, &dout, |sinks| forward(&qkv, sinks));
@@ -150,7 +150,8 @@ fn packed_documents_equal_separate_ones_bit_for_bit() {
 fn results_do_not_depend_on_the_number_of_threads() {
     let heads = HeadLayout { n_heads: 6, n_kv_heads: 3, d_head: 16 };
     let mask = Mask::Documents(&[200, 90]);
-    let run = Run::new(Case { name: "threads", rows: [2, 300], heads, mask, sinks: true, fill: Fill::Typical, scale: 0.2 });
+    let run =
+        Run::new(Case { name: "threads", rows: [2, 300], heads, mask, sinks: true, fill: Fill::Typical, scale: 0.2 });
     let (qkv, dout, problem) = (run.case.qkv(), run.case.dout(), run.problem());
     let with = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
@@ -171,8 +172,15 @@ fn results_do_not_depend_on_the_number_of_threads() {
 fn cache_equals_fused_rows() {
     let heads = HeadLayout { n_heads: 4, n_kv_heads: 2, d_head: 8 };
     let (b, t) = (2, 50);
-    let full =
-        Run::new(Case { name: "full", rows: [b, t], heads, mask: Mask::Causal, sinks: true, fill: Fill::Typical, scale: 0.3 });
+    let full = Run::new(Case {
+        name: "full",
+        rows: [b, t],
+        heads,
+        mask: Mask::Causal,
+        sinks: true,
+        fill: Fill::Typical,
+        scale: 0.3,
+    });
     let qkv = full.case.qkv();
     let want = cpu::forward(&qkv, &full.problem()).out;
     let (start, end) = (vec![0; b], vec![t as i32; b]);

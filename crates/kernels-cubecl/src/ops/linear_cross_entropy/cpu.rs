@@ -32,12 +32,7 @@ pub fn forward(x: &Operands, weights: &[f32], z_loss: f32) -> Result<Sums, Kerne
 ///
 /// # Panics
 /// When a slice has not the length that the shapes ask for.
-pub fn forward_backward(
-    x: &Operands,
-    weights: &[f32],
-    z_loss: f32,
-    want: Tracked,
-) -> Result<Gradients, KernelError> {
+pub fn forward_backward(x: &Operands, weights: &[f32], z_loss: f32, want: Tracked) -> Result<Gradients, KernelError> {
     in_chunks(x, weights, z_loss, want, rows_per_chunk(x.v))
 }
 

@@ -82,10 +82,8 @@ pub(super) fn backward_in_chunks(
     let lens = (g.len(), lse.len());
     assert!(lens == (x.m(), x.m()), "token_logprobs backward: {} rows but {lens:?} gradients and log-sums", x.m());
     let active: Vec<usize> = (0..x.m()).filter(|&m| x.targets[m] != IGNORED && g[m] != 0.0).collect();
-    let mut result = Gradients {
-        dx: want.x.then(|| vec![0.0; x.x.len()]),
-        dw: want.weight.then(|| vec![0.0; x.weight.len()]),
-    };
+    let mut result =
+        Gradients { dx: want.x.then(|| vec![0.0; x.x.len()]), dw: want.weight.then(|| vec![0.0; x.weight.len()]) };
     if !want.x && !want.weight {
         return Ok(result);
     }

@@ -1,7 +1,7 @@
 //! Token log-probabilities by their definition: plain loops in f64, a whole row of logits at a time.
 
-use super::Operands;
 use super::super::linear_cross_entropy::reference::{log_sum_exp, logits};
+use super::Operands;
 
 /// Statistics of every row.
 #[derive(Clone, Debug, PartialEq)]

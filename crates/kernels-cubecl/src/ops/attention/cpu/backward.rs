@@ -99,12 +99,8 @@ struct Strip {
 impl Strip {
     fn new(x: &Operands, problem: &Problem, upstream: &Upstream, b: usize, kv: usize) -> Self {
         let (t, h, group) = (problem.t, problem.heads.d_head, problem.heads.group());
-        let mut strip = Self {
-            dq: vec![0.0; t * group * h],
-            dk: vec![0.0; t * h],
-            dv: vec![0.0; t * h],
-            dsinks: vec![0.0; group],
-        };
+        let mut strip =
+            Self { dq: vec![0.0; t * group * h], dk: vec![0.0; t * h], dv: vec![0.0; t * h], dsinks: vec![0.0; group] };
         let mut scratch = Scratch::default();
         for from in (0..t).step_by(queries_per_block(problem)) {
             let block = QueryBlock::new(problem, b, from);
