@@ -38,6 +38,15 @@ pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
     error.chain().find_map(|cause| cause.downcast_ref::<Failure>()).map_or(USAGE, |failure| failure.code)
 }
 
+/// An error with its causes; a message that already quotes its cause does not say it twice.
+pub(crate) fn describe(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |text, cause| match text.as_str() {
+        "" => cause,
+        said if said.contains(&cause) => text,
+        _ => format!("{text}: {cause}"),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -45,7 +54,9 @@ mod tests {
     #[test]
     fn the_code_survives_context() {
         let error = anyhow::Error::new(Failure::new(3, "stopped")).context("step x");
-        assert_eq!((exit_code(&error), format!("{error:#}").as_str()), (3, "step x: stopped"));
+        assert_eq!((exit_code(&error), describe(&error).as_str()), (3, "step x: stopped"));
+        let quoted = anyhow::anyhow!("no such file").context("cannot read x: no such file");
+        assert_eq!(describe(&quoted), "cannot read x: no such file");
         assert_eq!(exit_code(&anyhow::anyhow!("no such file")), USAGE);
     }
 }

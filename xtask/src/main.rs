@@ -42,7 +42,7 @@ fn main() -> ExitCode {
     match run(Args::new(std::env::args().skip(1))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("xtask: {error:#}");
+            eprintln!("xtask: {}", failure::describe(&error));
             ExitCode::from(failure::exit_code(&error))
         }
     }

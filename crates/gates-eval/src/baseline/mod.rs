@@ -56,3 +56,38 @@ pub fn text_of(rows: &[TokenRow], tokenizer: &Tokenizer) -> Vec<u8> {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tasks::fixture::{other_tokenizer, tokenizer, write_rows_of};
+
+    #[test]
+    fn both_baselines_are_measured_on_the_held_out_rows() {
+        let tokenizer = tokenizer();
+        let dir = tempfile::tempdir().unwrap();
+        let texts: Vec<String> = (0..40).map(|i| format!("the {i}th brick of the wall is dry and red")).collect();
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let train = write_rows_of(&dir.path().join("train"), &texts[..30], 96, &tokenizer);
+        let heldout = write_rows_of(&dir.path().join("heldout"), &texts[30..], 96, &tokenizer);
+        let metrics = measure("heldout", &train, &heldout, &tokenizer, 4).unwrap();
+        let names: Vec<&str> = metrics.iter().map(|m| m.name.as_str()).collect();
+        assert_eq!(names, ["heldout.bits_per_byte.ngram4", "heldout.bits_per_byte.xz"]);
+        for metric in &metrics {
+            assert_eq!((metric.n, metric.dataset_hash.as_str()), (heldout.rows().len() as u64, heldout.fingerprint()));
+            assert!(metric.value > 0.0 && metric.value < 3.0, "repeating text is cheap: {metric:?}");
+        }
+        assert!(measure("heldout", &train, &heldout, &other_tokenizer(), 4).is_err());
+    }
+
+    #[test]
+    fn text_is_what_the_rows_were_made_of() {
+        let tokenizer = tokenizer();
+        let dir = tempfile::tempdir().unwrap();
+        let rows = write_rows_of(&dir.path().join("rows"), &["dry oak", "brick"], 16, &tokenizer);
+        assert_eq!(text_of(rows.rows(), &tokenizer), b"dry oakbrick");
+        let mut with_end = rows.rows().to_vec();
+        with_end[0].ids[6] = 256;
+        assert_eq!(text_of(&with_end, &tokenizer), b"dry oa\nbrick");
+    }
+}

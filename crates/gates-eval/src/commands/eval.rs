@@ -1,0 +1,36 @@
+//! `gates eval`: a model and a suite in, a report out.
+
+use std::path::PathBuf;
+
+use gates_eval::{Suite, evaluate};
+use kernels_cubecl::{Cpu, Device, DeviceChoice};
+
+/// Measures a model with a suite of tasks and writes a report.
+#[derive(Debug, clap::Args)]
+pub(crate) struct EvalArgs {
+    /// Model folder with its tokenizer.json.
+    #[arg(long)]
+    model: PathBuf,
+    /// The suite.
+    #[arg(long)]
+    suite: PathBuf,
+    /// The report to write.
+    #[arg(long)]
+    out: PathBuf,
+    /// Folder that the suite's data paths are relative to.
+    #[arg(long, default_value = ".")]
+    data: PathBuf,
+    /// auto, cpu or cuda:N.
+    #[arg(long, default_value_t = DeviceChoice::Auto)]
+    device: DeviceChoice,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
+    let suite = Suite::load(&args.suite)?;
+    let mut done = |_: &gates_eval::suite::Task, metrics: &[gates::Metric]| super::print(metrics);
+    let report = match args.device.resolve()? {
+        Device::Cpu(device) => evaluate::<Cpu>(&args.model, &suite, &args.data, &device, &mut done)?,
+    };
+    super::write(&report, &args.out)
+}
