@@ -103,12 +103,16 @@ pub enum DataError {
         source: serde_json::Error,
     },
     /// A configuration file is not valid TOML or has unknown, duplicate or ill-typed keys.
-    #[error("cannot read the configuration {}: {source}", path.display())]
+    #[error("cannot read the configuration {}, line {line} `{text}`: {message}", path.display())]
     Toml {
         /// The file.
         path: PathBuf,
-        /// The parser's reason, with line and key.
-        source: Box<toml::de::Error>,
+        /// The line, from 1.
+        line: usize,
+        /// What the line begins with.
+        text: String,
+        /// The parser's reason.
+        message: String,
     },
     /// A configuration value is out of range.
     #[error("configuration key `{key}`: expected {expected}, found {found}")]
@@ -202,6 +206,16 @@ pub enum DataError {
         /// The allow-list.
         allowed: Vec<String>,
     },
+    /// Two documents of a source with one id.
+    #[error(
+        "source `{name}` has two documents with the id {id:?}; ids must be unique, because they decide the held-out split"
+    )]
+    DuplicateId {
+        /// The source.
+        name: String,
+        /// The id.
+        id: String,
+    },
     /// A tokenizer file cannot be used.
     #[error("tokenizer {}: {problem}", path.display())]
     Tokenizer {
@@ -260,9 +274,6 @@ pub enum LineProblem {
     /// A role that does not exist.
     #[error("unknown role `{0}`, expected `system`, `user`, `assistant` or `tool`")]
     UnknownRole(String),
-    /// Two documents with one id.
-    #[error("the id `{0}` was already used in this source; ids must be unique")]
-    DuplicateId(String),
 }
 
 /// What can be wrong with one token row.

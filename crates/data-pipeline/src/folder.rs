@@ -15,8 +15,9 @@ use std::sync::Arc;
 use arrow_array::{ArrayRef, RecordBatch};
 use arrow_schema::{Schema, SchemaRef};
 use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use parquet::basic::{Compression, ZstdLevel};
+use parquet::errors::ParquetError;
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 use serde::de::DeserializeOwned;
@@ -80,6 +81,8 @@ pub struct OutDir {
     dest: PathBuf,
     overwrite: bool,
     committed: bool,
+    /// Parents that were not there before, the deepest first.
+    made: Vec<PathBuf>,
 }
 
 impl OutDir {
@@ -93,8 +96,10 @@ impl OutDir {
         }
         let tmp = sibling(dest, "partial");
         remove_if_there(&tmp)?;
+        let parents = dest.ancestors().skip(1).take_while(|p| !p.as_os_str().is_empty() && !p.exists());
+        let made = parents.map(Path::to_path_buf).collect();
         fs::create_dir_all(&tmp).map_err(DataError::io("create", &tmp))?;
-        Ok(Self { tmp, dest: dest.to_path_buf(), overwrite, committed: false })
+        Ok(Self { tmp, dest: dest.to_path_buf(), overwrite, committed: false, made })
     }
 
     /// Where to write until the commit.
@@ -137,6 +142,10 @@ impl Drop for OutDir {
         if !self.committed {
             // Nothing more can be done about a failure here, and the next run removes the folder.
             let _ = fs::remove_dir_all(&self.tmp);
+            for parent in &self.made {
+                // Fails, as it should, where something else has come into the folder.
+                let _ = fs::remove_dir(parent);
+            }
         }
     }
 }
@@ -204,7 +213,7 @@ pub(crate) fn json_text(path: &Path, value: &impl Serialize) -> Result<String> {
     Ok(text + "\n")
 }
 
-fn encode(batch: &RecordBatch, footer: &str) -> Result<Vec<u8>, parquet::errors::ParquetError> {
+fn encode(batch: &RecordBatch, footer: &str) -> Result<Vec<u8>, ParquetError> {
     let properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(3)?))
         .set_created_by("firebrick".to_owned())
@@ -259,7 +268,7 @@ impl<M: DeserializeOwned> Folder<M> {
         for (path, rows) in &self.shards {
             let mut seen = 0;
             for batch in open_parquet(path)? {
-                let batch = batch.map_err(DataError::parquet("read", path))?;
+                let batch = batch?;
                 if batch.schema().fields() != schema.fields() {
                     let found = format!("{:?}", batch.schema().fields());
                     return Err(DataError::WrongFormat {
@@ -280,23 +289,55 @@ impl<M: DeserializeOwned> Folder<M> {
     }
 }
 
+/// The format that a folder's manifest names, or an empty text if it names none.
+pub(crate) fn peek_format(dir: &Path) -> Result<String> {
+    let path = dir.join(MANIFEST);
+    let text = read_bounded(&path, "manifest bytes", MAX_MANIFEST_BYTES)?;
+    let header: Header = serde_json::from_slice(&text).map_err(|source| DataError::Json { path, source })?;
+    Ok(header.format.unwrap_or_default())
+}
+
 /// Whether a folder is one of ours, of any format.
 pub(crate) fn has_manifest(dir: &Path) -> bool {
     dir.join(MANIFEST).is_file()
 }
 
 /// Opens a Parquet file for reading in bounded batches.
-pub(crate) fn open_parquet(
-    path: &Path,
-) -> Result<impl Iterator<Item = Result<RecordBatch, arrow_schema::ArrowError>> + use<>> {
+pub(crate) fn open_parquet(path: &Path) -> Result<Batches> {
     let file = File::open(path).map_err(DataError::io("open", path))?;
     let bytes = file.metadata().map_err(DataError::io("read", path))?.len();
     if bytes > MAX_SHARD_BYTES {
         let (what, limit) = ("file size in bytes", MAX_SHARD_BYTES);
         return Err(DataError::TooLarge { path: path.into(), what, found: bytes, limit });
     }
-    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(DataError::parquet("open", path))?;
-    builder.with_batch_size(BATCH_ROWS).build().map_err(DataError::parquet("read", path))
+    let reader = guarded(|| ParquetRecordBatchReaderBuilder::try_new(file)?.with_batch_size(BATCH_ROWS).build());
+    Ok(Batches { path: path.into(), reader: Some(reader.map_err(DataError::parquet("open", path))?) })
+}
+
+/// The batches of a Parquet file; ends after the first error.
+pub(crate) struct Batches {
+    path: PathBuf,
+    reader: Option<ParquetRecordBatchReader>,
+}
+
+impl Iterator for Batches {
+    type Item = Result<RecordBatch>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let reader = self.reader.as_mut()?;
+        let batch = guarded(|| reader.next().transpose().map_err(ParquetError::from)).transpose()?;
+        if batch.is_err() {
+            self.reader = None;
+        }
+        Some(batch.map_err(DataError::parquet("read", &self.path)))
+    }
+}
+
+/// Runs a piece of the Parquet reader, which panics on some damaged files, and turns a panic into an error.
+fn guarded<T>(f: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
+    // What a panic leaves half-done is dropped by the callers, so nobody sees it.
+    let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f));
+    caught.unwrap_or_else(|_| Err(ParquetError::General("the file is damaged, reading it panicked".into())))
 }
 
 /// Reads a file of at most `limit` bytes.

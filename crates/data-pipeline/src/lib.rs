@@ -10,11 +10,15 @@
 
 pub mod clean;
 pub mod dedup;
+mod documents;
 mod error;
 mod folder;
+pub mod ingest;
+pub mod inspect;
 pub mod licence;
 mod loader;
 pub mod pack;
+mod progress;
 pub mod quality;
 pub mod recipe;
 mod record_columns;
@@ -24,8 +28,10 @@ mod rows;
 mod shard;
 pub mod source;
 pub mod split;
+pub mod steps;
 pub mod tokenizer;
 
+pub use documents::{TextFolder, TextMeta, TokenDocuments, TokenMeta};
 pub use error::{DataError, LineProblem, Result, RowProblem, TokenizerProblem, TrainingProblem};
 pub use folder::OutDir;
 pub use loader::{Order, Prefetch};

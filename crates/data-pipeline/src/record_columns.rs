@@ -105,7 +105,7 @@ fn columns<R: Record>(records: &[R]) -> Vec<ArrayRef> {
 pub(crate) fn read<R: Record>(path: &Path, push: &mut impl FnMut(usize, R) -> Result<()>) -> Result<()> {
     let mut row = 0;
     for batch in open_parquet(path)? {
-        let batch = batch.map_err(DataError::parquet("read", path))?;
+        let batch = batch?;
         refuse_unknown_columns::<R>(path, &batch)?;
         let messages = MessageColumn::new(path, &batch, R::MESSAGE_COLUMN)?;
         let texts = R::TEXT_COLUMNS.iter().map(|name| text_column(path, &batch, name)).collect::<Result<Vec<_>>>()?;

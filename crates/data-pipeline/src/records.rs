@@ -333,3 +333,6 @@ fn prompt<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Message>, D:
 
     deserializer.deserialize_any(Prompt)
 }
+
+#[cfg(test)]
+mod tests;

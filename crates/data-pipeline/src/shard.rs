@@ -165,10 +165,14 @@ fn item(data_type: DataType) -> Arc<Field> {
     Arc::new(Field::new("item", data_type, false))
 }
 
+/// A column of lists of u32.
+pub(crate) fn u32_field(name: &str) -> Field {
+    Field::new(name, DataType::List(item(DataType::UInt32)), false)
+}
+
 fn schema() -> SchemaRef {
-    let list = |name, data_type| Field::new(name, DataType::List(item(data_type)), false);
-    let columns = [("ids", DataType::UInt32), ("segments", DataType::UInt32), ("weights", DataType::Float32)];
-    Arc::new(Schema::new(columns.map(|(name, t)| list(name, t)).to_vec()))
+    let weights = Field::new("weights", DataType::List(item(DataType::Float32)), false);
+    Arc::new(Schema::new(vec![u32_field("ids"), u32_field("segments"), weights]))
 }
 
 fn columns(rows: &[TokenRow]) -> Vec<ArrayRef> {
@@ -182,7 +186,7 @@ fn columns(rows: &[TokenRow]) -> Vec<ArrayRef> {
     vec![Arc::new(ids), Arc::new(segments), Arc::new(weights.finish())]
 }
 
-/// A column of lists of u32.
+/// The values of such a column.
 pub(crate) fn u32_lists<'a>(lists: impl Iterator<Item = &'a [u32]>) -> ListArray {
     let mut builder = ListBuilder::new(UInt32Builder::new()).with_field(item(DataType::UInt32));
     for list in lists {
@@ -197,3 +201,6 @@ pub(crate) fn list_values<T: ArrowPrimitiveType>(column: &ArrayRef, row: usize) 
     let values = column.as_list::<i32>().value(row);
     values.as_primitive::<T>().values().to_vec()
 }
+
+#[cfg(test)]
+mod tests;

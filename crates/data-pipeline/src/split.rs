@@ -4,6 +4,26 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{DataError, Result};
 
+/// The parts of a data set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SplitName {
+    /// What is trained on.
+    Train,
+    /// What is only measured on.
+    Heldout,
+}
+
+impl SplitName {
+    /// The name of the part and of its folder.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::Heldout => "heldout",
+        }
+    }
+}
+
 /// How much is held out.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{DataError, Result};
+use crate::split::SplitName;
 
 /// One document with its provenance.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,6 +91,9 @@ pub struct SourceConfig {
     /// Text format: what stands between two documents of a file; without it a file is one document.
     #[serde(default)]
     pub separator: Option<String>,
+    /// The part that all records belong to, for data that is split already; without it the id decides.
+    #[serde(default)]
+    pub split: Option<SplitName>,
     /// Whether the quality rules apply: lists and dictionaries are no prose and would fail them.
     #[serde(default = "yes")]
     pub quality: bool,
@@ -128,6 +132,7 @@ impl SourceConfig {
             id_column: id_name(),
             extra_fields: ExtraFields::Refuse,
             separator: None,
+            split: None,
             quality: true,
             max_line_bytes: max_line_bytes(),
         }

@@ -57,7 +57,7 @@ impl DataError {
 pub(super) fn read(path: &Path, source: &SourceConfig, push: &mut dyn FnMut(TextRecord) -> Result<()>) -> Result<()> {
     let mut row = 0;
     for batch in open_parquet(path)? {
-        let batch = batch.map_err(DataError::parquet("read", path))?;
+        let batch = batch?;
         let text = TextColumn::new(path, &batch, &source.text_column)?;
         let optional = |name| batch.column_by_name(name).map(|_| TextColumn::new(path, &batch, name)).transpose();
         let (id, name, licence) = (optional(&source.id_column)?, optional("source")?, optional("licence")?);
