@@ -12,33 +12,33 @@ use trainer::{BatchSource, MicroBatch, Pair, TrainConfig, TrainError};
 
 /// A pair inside a row: token ranges, and the number of its record.
 #[derive(Clone, Debug, PartialEq)]
-pub struct PairInRow {
+pub(crate) struct PairInRow {
     /// Prompt and chosen answer.
-    pub chosen: Range<usize>,
+    pub(crate) chosen: Range<usize>,
     /// Prompt and rejected answer.
-    pub rejected: Range<usize>,
+    pub(crate) rejected: Range<usize>,
     /// Number of the record, which is the place of its reference values.
-    pub record: usize,
+    pub(crate) record: usize,
 }
 
 /// A row and the pairs in it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct PairRow {
+pub(crate) struct PairRow {
     /// Tokens.
-    pub row: TokenRow,
+    pub(crate) row: TokenRow,
     /// Pairs.
-    pub pairs: Vec<PairInRow>,
+    pub(crate) pairs: Vec<PairInRow>,
 }
 
 /// All pairs of a file, packed.
 #[derive(Clone, Debug, PartialEq)]
-pub struct PairRows {
+pub(crate) struct PairRows {
     /// Rows.
-    pub rows: Vec<PairRow>,
+    pub(crate) rows: Vec<PairRow>,
     /// Number of records.
-    pub n_records: usize,
+    pub(crate) n_records: usize,
     /// Hash over records, tokenizer, format and row length.
-    pub fingerprint: String,
+    pub(crate) fingerprint: String,
 }
 
 impl PairRows {
@@ -46,7 +46,7 @@ impl PairRows {
     ///
     /// # Errors
     /// A record that cannot be read or rendered, or whose two answers do not fit one row, by file and number.
-    pub fn read(path: &Path, seq_len: usize, tokenizer: &Tokenizer) -> Result<Self, TrainError> {
+    pub(crate) fn read(path: &Path, seq_len: usize, tokenizer: &Tokenizer) -> Result<Self, TrainError> {
         let format = ChatFormat::detect(tokenizer)?;
         let set = read_preferences(path)?;
         let mut sides = Vec::with_capacity(set.records.len());
@@ -68,7 +68,7 @@ impl PairRows {
     ///
     /// # Errors
     /// As [`MicroBatch::new`].
-    pub fn batch(&self, which: &[usize], reference: Option<&[[f32; 2]]>) -> Result<MicroBatch, TrainError> {
+    pub(crate) fn batch(&self, which: &[usize], reference: Option<&[[f32; 2]]>) -> Result<MicroBatch, TrainError> {
         let rows: Vec<&PairRow> = which.iter().map(|&i| &self.rows[i]).collect();
         let mut batch = MicroBatch::new(&rows.iter().map(|pair_row| &pair_row.row).collect::<Vec<_>>())?;
         for (at, pair_row) in rows.iter().enumerate() {
@@ -107,7 +107,7 @@ fn fill_row(records: &[usize], sides: &[(Sequence, Sequence)], seq_len: usize, p
 }
 
 /// Batches of pairs with their reference values; the order is a pure function of the seed and the step.
-pub struct PairSource {
+pub(crate) struct PairSource {
     rows: Arc<PairRows>,
     reference: Arc<Vec<[f32; 2]>>,
     order: Order,
@@ -121,7 +121,7 @@ impl PairSource {
     ///
     /// # Errors
     /// When the token counts do not fit the row length.
-    pub fn new(
+    pub(crate) fn new(
         rows: Arc<PairRows>,
         reference: Arc<Vec<[f32; 2]>>,
         seq_len: usize,

@@ -39,7 +39,7 @@ fn path_of(dir: &Path, model_hash: &str, rows: &PairRows) -> PathBuf {
 ///
 /// # Errors
 /// When the artifact is damaged or cannot be written, or a value is not finite.
-pub fn reference<B: LmBackend>(
+pub(crate) fn reference<B: LmBackend>(
     dir: &Path,
     model_hash: &str,
     model: &Decoder<B>,

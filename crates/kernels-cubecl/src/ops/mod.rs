@@ -5,9 +5,9 @@ pub mod adamw;
 pub mod attention;
 pub mod embedding;
 pub mod linear;
-// pub mod linear_cross_entropy; (K2: put back together with its cases.rs)
+pub mod linear_cross_entropy;
 pub mod rms_norm;
 pub mod rope_qkv;
 pub mod sum_squares;
 pub mod swiglu;
-// pub mod token_logprobs;
+pub mod token_logprobs;
