@@ -50,7 +50,7 @@ fn form_of(task: Task) -> Option<(Form, bool)> {
 fn careless_bases(base: &str, used: &str) -> Vec<String> {
     let cut = |n: usize| used[..used.len() - n].to_owned();
     let mut found = vec![used.to_owned(), cut(1), cut(2)];
-    found.push(if base.ends_with('e') { base[..base.len() - 1].to_owned() } else { format!("{base}e") });
+    found.push(base.strip_suffix('e').map_or_else(|| format!("{base}e"), str::to_owned));
     found
 }
 

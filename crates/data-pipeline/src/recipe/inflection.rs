@@ -5,7 +5,7 @@
 
 /// An inflected form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Form {
+pub(super) enum Form {
     /// More than one: `lamp`, `lamps`.
     Plural,
     /// Past tense: `walk`, `walked`.
@@ -18,10 +18,10 @@ pub enum Form {
 
 impl Form {
     /// Every form.
-    pub const ALL: [Self; 4] = [Self::Plural, Self::Past, Self::Gerund, Self::Adverb];
+    pub(super) const ALL: [Self; 4] = [Self::Plural, Self::Past, Self::Gerund, Self::Adverb];
 
     /// Spellings of the form of a lower-case word, right and wrong ones, without repeats.
-    pub fn candidates(self, base: &str) -> Vec<String> {
+    pub(super) fn candidates(self, base: &str) -> Vec<String> {
         let stem = |cut: usize, end: &str| format!("{}{end}", &base[..base.len() - cut]);
         let doubled = |end: &str| format!("{base}{}{end}", &base[base.len() - 1..]);
         let (drops_y, doubles, ends_in_e) = (ends_in_consonant_y(base), ends_short(base), base.ends_with('e'));

@@ -29,7 +29,6 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-pub use inflection::Form;
 pub use task::Task;
 pub use words::{Part, family};
 

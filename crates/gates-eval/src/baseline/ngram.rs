@@ -300,6 +300,65 @@ mod tests {
         assert!((model.probability(&[0], 1) - bigram).abs() < 1e-15);
     }
 
+    /// The definition in plain words: counts by scanning lists, no packing, no sorting, no shared code but the discounts.
+    fn by_definition(sequences: &[Vec<u32>], order: usize, vocab_size: u32, history: &[u32], token: u32) -> f64 {
+        use std::collections::{BTreeMap, BTreeSet};
+        let mut plain = BTreeMap::<Vec<u32>, u32>::new();
+        let mut left = BTreeMap::<Vec<u32>, BTreeSet<u32>>::new();
+        for sequence in sequences {
+            let padded: Vec<u32> = std::iter::once(START).chain(sequence.iter().copied()).collect();
+            for n in 1..=order {
+                // A gram that ends before the first real token would predict the start itself.
+                for gram in padded.windows(n).filter(|g| g[n - 1] != START) {
+                    *plain.entry(gram.to_vec()).or_default() += 1;
+                    left.entry(gram[1..].to_vec()).or_default().insert(gram[0]);
+                }
+            }
+        }
+        let count = |gram: &[u32]| -> u32 {
+            if gram.len() == order || gram[0] == START {
+                plain.get(gram).copied().unwrap_or(0)
+            } else {
+                left.get(gram).map_or(0, |l| l.len() as u32)
+            }
+        };
+        let mut p = 1.0 / f64::from(vocab_size);
+        for n in 1..=order.min(history.len() + 1) {
+            let all: Vec<u32> = plain.keys().filter(|g| g.len() == n).map(|g| count(g)).collect();
+            let d = discounts(&all);
+            let context = &history[history.len() + 1 - n..];
+            let row: Vec<u32> = (0..vocab_size).map(|t| count(&[context, &[t]].concat())).collect();
+            let total: u32 = row.iter().sum();
+            if total == 0 {
+                break;
+            }
+            let left_over: f64 = row.iter().filter(|c| **c > 0).map(|c| d[(*c).min(3) as usize - 1]).sum();
+            let own = row[token as usize];
+            let kept = if own == 0 { 0.0 } else { f64::from(own) - d[own.min(3) as usize - 1] };
+            p = (kept + left_over * p) / f64::from(total);
+        }
+        p
+    }
+
+    #[test]
+    fn every_probability_is_that_of_the_definition() {
+        let sequences = [text(60, 7, 8), text(45, 7, 9), vec![3, 3, 3, 1]];
+        let rows = [row(&[&sequences[0], &sequences[1]]), row(&[&sequences[2]])];
+        for order in 1..=4 {
+            let model = KneserNey::train(&rows, 7, order).unwrap();
+            let asked =
+                [&[][..], &[START], &[START, 3], &[1], &[1, 2], &[6, 5], &[3, 3, 3], &[START, 3, 3], &[1, 2, 6]];
+            for history in asked {
+                let history = &history[history.len() - history.len().min(order - 1)..];
+                for token in 0..7 {
+                    let (got, want) =
+                        (model.probability(history, token), by_definition(&sequences, order, 7, history, token));
+                    assert!((got - want).abs() < 1e-14, "order {order}, {history:?} {token}: {got}, want {want}");
+                }
+            }
+        }
+    }
+
     #[test]
     fn longer_contexts_help_where_the_text_has_them() {
         let (train, heldout) = (row(&[&text(20_000, 29, 3)]), row(&[&text(2_000, 29, 4)]));
