@@ -38,13 +38,20 @@ impl MicroBatch {
     pub fn new(rows: &[&TokenRow]) -> Result<Self, TrainError> {
         let seq_len = rows.first().map_or(0, |row| row.len());
         if seq_len == 0 || rows.iter().any(|row| row.len() != seq_len) {
-            return Err(TrainError::Batch { problem: "rows must be there and of one length; pack the data again".into() });
+            return Err(TrainError::Batch {
+                problem: "rows must be there and of one length; pack the data again".into(),
+            });
         }
         let flat = |f: &dyn Fn(&TokenRow) -> Vec<i32>| rows.iter().flat_map(|row| f(row)).collect::<Vec<i32>>();
         let ids = flat(&|row| row.ids.iter().map(|&id| id as i32).collect());
-        let segments = flat(&|row| row.segments.iter().map(|&s| if s == PADDING_SEGMENT { -1 } else { s as i32 }).collect());
+        let segments =
+            flat(&|row| row.segments.iter().map(|&s| if s == PADDING_SEGMENT { -1 } else { s as i32 }).collect());
         let rows_in = Rows::from_segments(rows.len(), seq_len, ids, segments)?;
-        Ok(Self { rows: rows_in, weights: rows.iter().flat_map(|row| row.weights.clone()).collect(), pairs: Vec::new() })
+        Ok(Self {
+            rows: rows_in,
+            weights: rows.iter().flat_map(|row| row.weights.clone()).collect(),
+            pairs: Vec::new(),
+        })
     }
 
     /// Label and weight of every position: position i predicts token i + 1 of the same segment.
@@ -106,6 +113,18 @@ impl EvalSet {
     pub fn new(rows: &[TokenRow], per_batch: usize, text_bytes: Option<u64>) -> Result<Self, TrainError> {
         let batches = rows.chunks(per_batch.max(1)).map(|rows| MicroBatch::new(&rows.iter().collect::<Vec<_>>()));
         Ok(Self { batches: batches.collect::<Result<_, _>>()?, text_bytes })
+    }
+
+    /// Hash over everything that decides what an evaluation finds, reference log-probabilities included.
+    pub fn fingerprint(&self) -> String {
+        let mut text = format!("{:?}", self.text_bytes);
+        for batch in &self.batches {
+            let MicroBatch { rows, weights, pairs } = batch;
+            text.push_str(&format!("{} {:?} {:?} {weights:?} {pairs:?}", rows.seq_len, rows.ids, rows.segments));
+            // Folded batch by batch, so that the text stays as long as one batch.
+            text = gates::artifact::hash_bytes(text.as_bytes());
+        }
+        gates::artifact::hash_bytes(text.as_bytes())
     }
 }
 
@@ -210,7 +229,9 @@ pub fn check_vocab(what: &str, rows: &[TokenRow], config: &ModelConfig) -> Resul
         return Ok(());
     }
     let v = config.vocab_size;
-    Err(TrainError::Batch { problem: format!("{what} has token id {largest}, the model has {v} ids; tokenize with the model's tokenizer") })
+    Err(TrainError::Batch {
+        problem: format!("{what} has token id {largest}, the model has {v} ids; tokenize with the model's tokenizer"),
+    })
 }
 
 #[cfg(test)]

@@ -179,9 +179,15 @@ fn set_to_toml(set: &str) -> Result<String, TrainError> {
     if key.is_empty() || !key.chars().all(plain) {
         return Err(wrong("expected a dotted key of letters, digits, `_` and `-`"));
     }
+    if value.contains(['\n', '\r']) {
+        return Err(wrong("expected a value on one line; give every key its own --set"));
+    }
     let literal = format!("{key} = {}", value.trim());
     if toml::from_str::<toml::Table>(&literal).is_ok_and(|table| table.len() == 1) {
         return Ok(literal);
     }
     Ok(format!("{key} = {}", toml::Value::String(value.trim().into())))
 }
+
+#[cfg(test)]
+mod tests;

@@ -79,7 +79,9 @@ pub enum TrainError {
         expected: u32,
     },
     /// Too many steps in a row were not finite.
-    #[error("step {step}: loss {loss} or gradient norm {grad_norm} is not finite for the {bad_steps}th step in a row; the weights are those of the last good step: lower the learning rate or look at the data of these steps")]
+    #[error(
+        "step {step}: loss {loss} or gradient norm {grad_norm} is not finite for the {bad_steps}th step in a row; the weights are those of the last good step: lower the learning rate or look at the data of these steps"
+    )]
     NotFinite {
         /// Step number, from 1.
         step: u64,
@@ -91,7 +93,9 @@ pub enum TrainError {
         bad_steps: u64,
     },
     /// Saving failed several times in a row.
-    #[error("step {step}: saving failed {failures} times in a row, last: {source}; free space or repair the volume, then --resume")]
+    #[error(
+        "step {step}: saving failed {failures} times in a row, last: {source}; free space or repair the volume, then --resume"
+    )]
     SaveFailed {
         /// Step number.
         step: u64,
@@ -107,7 +111,9 @@ pub enum TrainError {
         problem: String,
     },
     /// Data of another vocabulary or tokenizer.
-    #[error("{what} was made with tokenizer {found}, the model has {expected}; tokenize again with the model's tokenizer")]
+    #[error(
+        "{what} was made with tokenizer {found}, the model has {expected}; tokenize again with the model's tokenizer"
+    )]
     TokenizerMismatch {
         /// The data.
         what: String,

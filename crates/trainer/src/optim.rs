@@ -98,7 +98,8 @@ fn step_leaf<B: LmBackend>(param: Leaf<B>, grad: Leaf<B>, (m, v): Moments<B>, hy
 impl<B: LmBackend> Optimizer<B> {
     /// Zero moments for the trainable leaves of `model`.
     pub fn new(model: &Decoder<B>) -> Self {
-        let moments = |named: &NamedLeaf<B>| named.trainable.then(|| (zeros_like(&named.leaf), zeros_like(&named.leaf)));
+        let moments =
+            |named: &NamedLeaf<B>| named.trainable.then(|| (zeros_like(&named.leaf), zeros_like(&named.leaf)));
         Self { moments: model.leaves().iter().map(moments).collect() }
     }
 

@@ -113,7 +113,12 @@ pub fn pad_id(format: ChatFormat, tokenizer: &Tokenizer) -> Result<u32, TrainErr
 ///
 /// # Errors
 /// When the records cannot be hashed.
-pub fn fingerprint(path: &Path, format: ChatFormat, tokenizer: &Tokenizer, seq_len: usize) -> Result<String, TrainError> {
+pub fn fingerprint(
+    path: &Path,
+    format: ChatFormat,
+    tokenizer: &Tokenizer,
+    seq_len: usize,
+) -> Result<String, TrainError> {
     let data = gates::artifact::hash_tree(path)?;
     let text = format!("{data} {} {} {seq_len}", format.name(), tokenizer.hash());
     Ok(gates::artifact::hash_bytes(text.as_bytes()))
@@ -129,6 +134,8 @@ pub fn require_fit(path: &Path, number: usize, found: usize, seq_len: usize) -> 
     }
     let (file, record) = (path.display(), number + 1);
     Err(TrainError::Batch {
-        problem: format!("{file}: record {record} has {found} tokens, a row holds {seq_len}; raise seq_len or shorten the record"),
+        problem: format!(
+            "{file}: record {record} has {found} tokens, a row holds {seq_len}; raise seq_len or shorten the record"
+        ),
     })
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use gates::artifact::hash_bytes;
 use kernels_cubecl::LmBackend;
 use model_core::Decoder;
 use serde::Serialize;
@@ -117,7 +118,7 @@ pub fn run_stage<B: LmBackend, C: Serialize>(
     inputs.insert("model".into(), base.clone());
     let identity = Identity {
         config: identity_config(plan.config)?,
-        data: plan.source.fingerprint(),
+        data: hash_bytes(format!("{} {}", plan.source.fingerprint(), plan.eval.fingerprint()).as_bytes()),
         tokenizer: tokenizer_hash(&plan.model_dir)?,
         base_model: base.hash,
     };
@@ -138,7 +139,8 @@ pub fn run_stage<B: LmBackend, C: Serialize>(
             }
         };
         let stop = StopSignal::install().map_err(TrainError::io("listen for signals in", &dir))?;
-        let mut observers = observers(name, &dir, plan.train, &parts, state.step, &stop)?;
+        let live = (!args.plain).then_some(&stop);
+        let mut observers = observers(name, &dir, plan.train, &parts, state.step, live)?;
         notes.iter().for_each(|note| observers.warn(note));
         let checkpointer = Checkpointer { store, files: plan.files, tokenizer_dir: plan.model_dir };
         let loop_parts =
@@ -219,13 +221,13 @@ fn observers<B: LmBackend>(
     config: &TrainConfig,
     parts: &Parts<B>,
     step: u64,
-    stop: &StopSignal,
+    live: Option<&StopSignal>,
 ) -> Result<Observers, TrainError> {
     let flops = FlopCount { config: parts.model.config.clone(), peak_tflops: config.peak_tflops };
     Ok(Observers(vec![
         Box::new(MetricFiles::open(dir, step, flops.clone())?),
         Box::new(TensorBoard::new(&dir.join("tb"), flops.clone())?),
-        Box::new(Live::new(name, config.log_every, flops, stop.clone())),
+        Box::new(Live::new(name, config.log_every, flops, live)),
     ]))
 }
 

@@ -74,7 +74,7 @@ pub fn main<S: Stage>() -> ExitCode {
     let args = Cli::parse().args;
     match execute::<S>(&args) {
         Ok(Outcome::Finished) => ExitCode::from(DONE),
-        Ok(Outcome::Interrupted) => {
+        Ok(Outcome::Interrupted | Outcome::StoppedEarly) => {
             eprintln!("{}: stopped on request, everything is saved; continue with --resume", S::NAME);
             ExitCode::from(DONE)
         }
@@ -142,8 +142,7 @@ impl RecordedRun {
         let finish = match work() {
             Ok(finish) => finish,
             Err(error) => {
-                self.record.outcome =
-                    StageOutcome::Failed { error: error.to_string(), exit_code: error.exit_code() };
+                self.record.outcome = StageOutcome::Failed { error: error.to_string(), exit_code: error.exit_code() };
                 // The work's own error is the one worth telling; a record that still says "running" says the same.
                 let _ = self.record.write(&self.dir);
                 return Err(error);
@@ -152,6 +151,7 @@ impl RecordedRun {
         let (steps, output) = (finish.steps, Input::model(&finish.model)?);
         self.record.outcome = match finish.outcome {
             Outcome::Finished => StageOutcome::Finished { steps, output },
+            Outcome::StoppedEarly => StageOutcome::Stopped { steps, output, cause: "stop_after".into() },
             Outcome::Interrupted => StageOutcome::Stopped { steps, output, cause: "signal".into() },
         };
         self.record.write(&self.dir)?;

@@ -28,13 +28,18 @@ pub struct TrainState {
     pub window: LossWindow,
     /// Best evaluation.
     pub best: Option<Best>,
+    /// Last evaluation.
+    pub last_eval: Option<Best>,
+    /// Best evaluation of which there is a checkpoint; saves that a signal asked for do not count, so that the state of a
+    /// resumed run is that of an uninterrupted one.
+    pub best_saved: Option<Best>,
     /// Step of the last evaluation.
     pub evaluated_at: Option<u64>,
     /// Step of the last checkpoint.
     pub saved_at: Option<u64>,
 }
 
-/// The best evaluation so far.
+/// One evaluation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Best {
@@ -43,6 +48,18 @@ pub struct Best {
     /// Its value; lower is better.
     #[serde(with = "bits")]
     pub value: f64,
+}
+
+impl Best {
+    /// The better one of this and `other`; this one among equals, and any finite one before one that is not.
+    pub fn or_better(this: Option<Self>, other: Option<Self>) -> Option<Self> {
+        let other = other.filter(|other| other.value.is_finite());
+        match (this, other) {
+            (Some(this), Some(other)) if other.value < this.value => Some(other),
+            (None, other) => other,
+            (this, _) => this,
+        }
+    }
 }
 
 /// The last finite losses.
@@ -108,6 +125,19 @@ mod tests {
             window.push(5.0);
         }
         assert_eq!((window.len(), window.mean()), (WINDOW, Some(5.0)));
+    }
+
+    #[test]
+    fn the_better_one_is_finite_lower_and_earlier() {
+        let eval = |step: u64, value: f64| Some(Best { step, value });
+        let step = |best: Option<Best>| best.map(|best| best.step);
+        assert_eq!(step(Best::or_better(None, eval(1, 2.0))), Some(1));
+        assert_eq!(step(Best::or_better(None, eval(1, f64::NAN))), None);
+        assert_eq!(step(Best::or_better(eval(1, 2.0), None)), Some(1));
+        assert_eq!(step(Best::or_better(eval(1, 2.0), eval(2, 1.0))), Some(2));
+        for value in [2.0, 3.0, f64::NAN, f64::NEG_INFINITY] {
+            assert_eq!(step(Best::or_better(eval(1, 2.0), eval(2, value))), Some(1), "{value}");
+        }
     }
 
     #[test]

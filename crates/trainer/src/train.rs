@@ -35,6 +35,8 @@ pub struct Parts<B: LmBackend> {
 pub enum Outcome {
     /// The last step was taken.
     Finished,
+    /// `stop_after` ended the run before its last step; everything is saved.
+    StoppedEarly,
     /// A signal asked for the end; everything is saved.
     Interrupted,
 }
@@ -86,21 +88,20 @@ pub fn train<B: LmBackend>(
         if due(state.step, config.eval_every, finished) && state.evaluated_at != Some(state.step) {
             evaluate(objective, &parts, state, around)?;
         }
-        if (due(state.step, config.save_every, last) || interrupted) && state.saved_at != Some(state.step) {
-            save(&parts, state, around, &mut save_failures, last || interrupted)?;
+        let save_now =
+            Occasion { regular: due(state.step, config.save_every, finished), last_chance: last || interrupted };
+        if (save_now.regular || save_now.last_chance) && state.saved_at != Some(state.step) {
+            save(&parts, state, around, save_now, &mut save_failures)?;
         }
         if last || interrupted {
-            return Ok((if last { Outcome::Finished } else { Outcome::Interrupted }, parts));
+            return Ok((outcome(finished, last), parts));
         }
         let started = Instant::now();
         let step_batches = batches.next().unwrap_or_else(|| Err(missing_data(state.step)))?;
         let units: f64 = step_batches.iter().map(|batch| objective.units(batch)).sum();
         let pass = forward_backward(objective, &parts, &step_batches, state, config)?;
-        let (loss, grad_norm) = if units > 0.0 {
-            (pass.loss_sum / units, pass.gradients.norm() / units)
-        } else {
-            (0.0, 0.0)
-        };
+        let (loss, grad_norm) =
+            if units > 0.0 { (pass.loss_sum / units, pass.gradients.norm() / units) } else { (0.0, 0.0) };
         let lr = config.learning_rate().at(state.step);
         let finite = loss.is_finite() && grad_norm.is_finite();
         if finite && units > 0.0 {
@@ -132,33 +133,54 @@ pub fn train<B: LmBackend>(
     }
 }
 
-/// Saves; a failure costs the run only when it is the last chance or one of too many in a row.
+fn outcome(finished: bool, last: bool) -> Outcome {
+    match (finished, last) {
+        (true, _) => Outcome::Finished,
+        (false, true) => Outcome::StoppedEarly,
+        (false, false) => Outcome::Interrupted,
+    }
+}
+
+/// Why a checkpoint is saved.
+#[derive(Clone, Copy)]
+struct Occasion {
+    /// It is time for one, in every run of this configuration.
+    regular: bool,
+    /// The run ends here.
+    last_chance: bool,
+}
+
+/// Saves; a failure ends the run only when no later save would come, or after too many in a row.
 fn save<B: LmBackend>(
     parts: &Parts<B>,
     state: &mut TrainState,
     around: &mut Surroundings<'_, B>,
+    occasion: Occasion,
     failures: &mut u64,
-    last_chance: bool,
 ) -> Result<(), TrainError> {
+    let mut saved = TrainState { saved_at: Some(state.step), ..state.clone() };
+    if occasion.regular {
+        let here = state.last_eval.clone().filter(|eval| eval.step == state.step);
+        saved.best_saved = Best::or_better(saved.best_saved, here);
+    }
     // The logs up to this step must be on disk before a checkpoint says that the step is.
     let synced = around.observe.sync();
-    let before = state.saved_at.replace(state.step);
-    match synced.and_then(|()| around.save.save(parts, state)) {
+    match synced.and_then(|()| around.save.save(parts, &saved)) {
         Ok(notes) => {
+            *state = saved;
             *failures = 0;
             notes.iter().for_each(|note| around.observe.warn(note));
-            Ok(())
         }
         Err(error) => {
-            state.saved_at = before;
             *failures += 1;
             around.observe.warn(&format!("step {}: checkpoint not saved: {error}", state.step));
-            if !last_chance && *failures < MAX_SAVE_FAILURES {
-                return Ok(());
+            if occasion.last_chance || *failures >= MAX_SAVE_FAILURES {
+                let (step, failures) = (state.step, *failures);
+                return Err(TrainError::SaveFailed { step, failures, source: Box::new(error) });
             }
-            Err(TrainError::SaveFailed { step: state.step, failures: *failures, source: Box::new(error) })
         }
     }
+    Ok(())
 }
 
 /// Whether work that comes every `every` steps comes now; 0 means only at the end.
@@ -234,10 +256,8 @@ fn evaluate<B: LmBackend>(
     }
     state.evaluated_at = Some(state.step);
     let Some(first) = sums.first() else { return Ok(()) };
-    let value = first.mean();
-    if value.is_finite() && state.best.as_ref().is_none_or(|best| value < best.value) {
-        state.best = Some(Best { step: state.step, value });
-    }
+    state.last_eval = Some(Best { step: state.step, value: first.mean() });
+    state.best = Best::or_better(state.best.take(), state.last_eval.clone());
     let bits_per_byte = around.eval.text_bytes.filter(|&bytes| bytes > 0 && first.name == "nll");
     let bits_per_byte = bits_per_byte.map(|bytes| first.sum / std::f64::consts::LN_2 / bytes as f64);
     around.observe.eval(&EvalLog { step: state.step, metrics: sums, bits_per_byte })

@@ -92,7 +92,7 @@ impl<B: LmBackend> Save<B> for Checkpointer {
         let n_bytes = self.n_bytes(parts);
         self.store.save(state.step, n_bytes, &mut |dir| self.fill(parts, state, dir))?;
         // The checkpoint is committed; that an old one is still there is no failure of the save.
-        let pruned = self.store.prune(state.best.as_ref().map(|best| best.step));
+        let pruned = self.store.prune(state.best_saved.as_ref().map(|best| best.step));
         Ok(pruned.err().map(|error| format!("old checkpoints were kept: {error}")).into_iter().collect())
     }
 }

@@ -129,8 +129,11 @@ impl CheckpointStore {
     }
 
     fn require_space(&self, n_bytes: u64) -> Result<(), TrainError> {
-        let stat = rustix::fs::statvfs(&self.root)
-            .map_err(|e| TrainError::Io { action: "measure", path: self.root.clone(), source: e.into() })?;
+        let stat = rustix::fs::statvfs(&self.root).map_err(|e| TrainError::Io {
+            action: "measure",
+            path: self.root.clone(),
+            source: e.into(),
+        })?;
         let free = stat.f_bavail.saturating_mul(stat.f_frsize);
         let needed = n_bytes.div_ceil(100).saturating_mul(SPACE_PERCENT);
         if free < needed { Err(TrainError::NoSpace { path: self.root.clone(), needed, free }) } else { Ok(()) }

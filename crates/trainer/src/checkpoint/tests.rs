@@ -116,7 +116,10 @@ fn faulty_save(root: &Path, at: usize, fault: Fault) -> (Option<bool>, Vec<(Oper
 }
 
 /// Runs `check` for a fault at every operation, until one save runs through without meeting it.
-fn at_every_operation(fault: Fault, mut check: impl FnMut(&Path, usize, Option<bool>, &[(Operation, PathBuf)])) -> usize {
+fn at_every_operation(
+    fault: Fault,
+    mut check: impl FnMut(&Path, usize, Option<bool>, &[(Operation, PathBuf)]),
+) -> usize {
     for at in 0.. {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("checkpoints");
@@ -214,7 +217,11 @@ fn c4_everything_is_synced_before_it_is_named() {
     }
     assert!(place(Operation::SyncFile, "manifest.json").unwrap() < rename);
     assert!(place(Operation::SyncDir, "trainer").unwrap() < rename);
-    assert_eq!(done.last(), Some(&(Operation::SyncDir, root.clone())), "success is reported before the parent is synced");
+    assert_eq!(
+        done.last(),
+        Some(&(Operation::SyncDir, root.clone())),
+        "success is reported before the parent is synced"
+    );
 }
 
 #[test]
@@ -270,7 +277,8 @@ fn g05_any_flipped_bit_is_noticed_and_the_checkpoint_before_is_taken() {
     for round in 0..150 {
         let root = dir.path().join(round.to_string());
         let saved = store(&root);
-        (save(&saved, 1).unwrap(), save(&saved, 2).unwrap());
+        save(&saved, 1).unwrap();
+        save(&saved, 2).unwrap();
         let files = files(&root.join("step-2"));
         let path = &files[random(files.len() as u64) as usize];
         let mut bytes = fs::read(path).unwrap();
@@ -280,7 +288,10 @@ fn g05_any_flipped_bit_is_noticed_and_the_checkpoint_before_is_taken() {
         // A flipped bit may turn the manifest into one of another version, which is refused, not passed over.
         match store(&root).load_latest(&mut |_| ()) {
             Ok(found) => assert_eq!(found.unwrap().1.step, 1, "{path:?} byte {at} bit {bit}"),
-            Err(error) => assert!(matches!(error, TrainError::CheckpointVersion { .. } | TrainError::ResumeMismatch { .. }), "{error}"),
+            Err(error) => assert!(
+                matches!(error, TrainError::CheckpointVersion { .. } | TrainError::ResumeMismatch { .. }),
+                "{error}"
+            ),
         }
     }
 }
@@ -304,7 +315,8 @@ fn c5_c6_c7_damaged_checkpoints_are_set_aside_and_never_deleted() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path();
         let saved = store(root);
-        (save(&saved, 1).unwrap(), save(&saved, 2).unwrap());
+        save(&saved, 1).unwrap();
+        save(&saved, 2).unwrap();
         damage(&root.join("step-2"));
         let mut warnings = Vec::new();
         let (path, manifest) = store(root).load_latest(&mut |text| warnings.push(text)).unwrap().unwrap();

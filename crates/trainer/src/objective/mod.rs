@@ -79,11 +79,21 @@ pub trait Objective<B: LmBackend> {
     ///
     /// # Errors
     /// As [`Objective::loss`].
-    fn evaluate(&self, model: &Decoder<B>, batch: &MicroBatch, device: &B::Device) -> Result<Vec<MetricSum>, TrainError>;
+    fn evaluate(
+        &self,
+        model: &Decoder<B>,
+        batch: &MicroBatch,
+        device: &B::Device,
+    ) -> Result<Vec<MetricSum>, TrainError>;
 }
 
 /// Hidden states of all rows as a matrix `[m, d]`.
-fn hidden_md<B: LmBackend>(model: &Decoder<B>, batch: &MicroBatch, recompute: bool, device: &B::Device) -> Tensor<B, 2> {
+fn hidden_md<B: LmBackend>(
+    model: &Decoder<B>,
+    batch: &MicroBatch,
+    recompute: bool,
+    device: &B::Device,
+) -> Tensor<B, 2> {
     let input = batch.rows.to_input::<B>(&model.config, device);
     let hidden = model.hidden(&input, recompute);
     let [b, t, d] = hidden.dims();

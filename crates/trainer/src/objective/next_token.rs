@@ -41,7 +41,12 @@ impl<B: LmBackend> Objective<B> for NextToken {
         Ok(LossSum { sum: out.loss, metrics: vec![MetricSum::new("nll", nll, batch.weight_sum())] })
     }
 
-    fn evaluate(&self, model: &Decoder<B>, batch: &MicroBatch, device: &B::Device) -> Result<Vec<MetricSum>, TrainError> {
+    fn evaluate(
+        &self,
+        model: &Decoder<B>,
+        batch: &MicroBatch,
+        device: &B::Device,
+    ) -> Result<Vec<MetricSum>, TrainError> {
         let (targets, weights) = batch.targets();
         let stats = token_stats(hidden_md(model, batch, false, device), model.head(), int_tensor(&targets, device));
         let logprobs = to_host(stats.logprob);

@@ -216,7 +216,12 @@ impl<B: LmBackend> Objective<B> for Preference {
         Ok(LossSum { sum, metrics })
     }
 
-    fn evaluate(&self, model: &Decoder<B>, batch: &MicroBatch, device: &B::Device) -> Result<Vec<MetricSum>, TrainError> {
+    fn evaluate(
+        &self,
+        model: &Decoder<B>,
+        batch: &MicroBatch,
+        device: &B::Device,
+    ) -> Result<Vec<MetricSum>, TrainError> {
         let reference = reference(batch)?;
         let sums = reference_logprobs(model, batch, device)?;
         let policy: Vec<f32> = sums.iter().map(|s| s[0]).chain(sums.iter().map(|s| s[1])).collect();

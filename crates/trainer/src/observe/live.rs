@@ -3,12 +3,12 @@
 use std::io::{IsTerminal, Write};
 use std::sync::Arc;
 
+use burn_train::Interrupter;
 use burn_train::metric::{
     MetricAttributes, MetricDefinition, MetricEntry, MetricId, NumericAttributes, NumericEntry, SerializedEntry,
 };
 use burn_train::renderer::tui::TuiMetricsRendererWrapper;
 use burn_train::renderer::{MetricState, MetricsRenderer, MetricsRendererTraining, ProgressType, TrainingProgress};
-use burn_train::Interrupter;
 
 use super::{EvalLog, FlopCount, Observe, StepLog};
 use crate::TrainError;
@@ -20,12 +20,11 @@ pub struct Live {
     flops: FlopCount,
     log_every: u64,
     stage: String,
-    stop: StopSignal,
 }
 
 enum View {
-    /// The renderer reads the keys itself, Ctrl-C included; what it wants is in its interrupter.
-    Terminal(Box<TuiMetricsRendererWrapper>, Interrupter),
+    /// The renderer reads the keys itself, Ctrl-C included; what the user wants is in its interrupter.
+    Terminal(Box<TuiMetricsRendererWrapper>, Interrupter, StopSignal),
     Lines,
 }
 
@@ -33,17 +32,20 @@ enum View {
 const SHOWN: [&str; 4] = ["loss", "grad_norm", "lr", "tokens_per_s"];
 
 impl Live {
-    /// Chooses the view by whether there is a terminal to read from and to write to; its stop key raises `stop`.
-    pub fn new(stage: &str, log_every: u64, flops: FlopCount, stop: StopSignal) -> Self {
-        let view = if std::io::stdout().is_terminal() && std::io::stdin().is_terminal() {
-            let interrupter = Interrupter::new();
-            let mut renderer = TuiMetricsRendererWrapper::new(interrupter.clone(), None);
-            SHOWN.iter().for_each(|name| renderer.register_metric(definition(name)));
-            View::Terminal(Box::new(renderer), interrupter)
-        } else {
-            View::Lines
+    /// The terminal view where `live` is given and there is a terminal to read from and to write to; its stop key raises
+    /// `live`. Plain lines otherwise.
+    pub fn new(stage: &str, log_every: u64, flops: FlopCount, live: Option<&StopSignal>) -> Self {
+        let is_terminal = std::io::stdout().is_terminal() && std::io::stdin().is_terminal();
+        let view = match live.filter(|_| is_terminal) {
+            Some(stop) => {
+                let interrupter = Interrupter::new();
+                let mut renderer = TuiMetricsRendererWrapper::new(interrupter.clone(), None);
+                SHOWN.iter().for_each(|name| renderer.register_metric(definition(name)));
+                View::Terminal(Box::new(renderer), interrupter, stop.clone())
+            }
+            None => View::Lines,
         };
-        Self { view, flops, log_every, stage: stage.to_owned(), stop }
+        Self { view, flops, log_every, stage: stage.to_owned() }
     }
 
     fn line(&self, text: &str) {
@@ -59,7 +61,10 @@ fn definition(name: &str) -> MetricDefinition {
         metric_id: MetricId::new(Arc::new(name.to_owned())),
         name: name.to_owned(),
         description: None,
-        attributes: MetricAttributes::Numeric(NumericAttributes { unit: None, higher_is_better: name == "tokens_per_s" }),
+        attributes: MetricAttributes::Numeric(NumericAttributes {
+            unit: None,
+            higher_is_better: name == "tokens_per_s",
+        }),
     }
 }
 
@@ -72,9 +77,9 @@ fn state(name: &str, value: f64) -> MetricState {
 impl Observe for Live {
     fn step(&mut self, log: &StepLog) -> Result<(), TrainError> {
         let speed = self.flops.of(log);
-        if let View::Terminal(renderer, interrupter) = &mut self.view {
+        if let View::Terminal(renderer, interrupter, stop) = &mut self.view {
             if interrupter.should_stop() {
-                self.stop.request();
+                stop.request();
             }
             for (name, value) in SHOWN.iter().zip([log.loss, log.grad_norm, log.lr, speed.tokens_per_s]) {
                 renderer.update_train(state(name, value));

@@ -82,7 +82,8 @@ impl FlopCount {
     /// Throughput of a step: forward and backward of all matrices (head included, embedding not) and causal attention.
     pub fn of(&self, log: &StepLog) -> Throughput {
         let flops = self.config.flops_per_token(log.seq_len) as f64 * log.tokens as f64;
-        let seconds = log.seconds.max(f64::MIN_POSITIVE);
+        // A clock too coarse for the step must not make an infinite speed.
+        let seconds = log.seconds.max(1e-9);
         let tflops = flops / seconds / 1e12;
         Throughput {
             step: log.step,
@@ -141,3 +142,6 @@ impl Observe for Observers {
         self.0.iter_mut().try_for_each(|observer| observer.sync())
     }
 }
+
+#[cfg(test)]
+mod tests;

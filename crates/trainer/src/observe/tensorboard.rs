@@ -1,5 +1,6 @@
 //! TensorBoard event files in `tb/`.
 
+use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
@@ -30,6 +31,11 @@ impl TensorBoard {
         Ok(Self { writer: catch_unwind(|| SummaryWriter::new(dir)).ok(), flops })
     }
 
+    /// Whether the curves have ended because they could not be written.
+    pub fn is_off(&self) -> bool {
+        self.writer.is_none()
+    }
+
     fn scalars(&mut self, step: u64, flush: bool, values: &[(String, f64)]) {
         let Some(mut writer) = self.writer.take() else { return };
         let written = catch_unwind(AssertUnwindSafe(|| {
@@ -42,7 +48,12 @@ impl TensorBoard {
         }));
         match written {
             Ok(()) => self.writer = Some(writer),
-            Err(_) => std::mem::forget(writer),
+            Err(_) => {
+                // Dropping it would wait for its dead thread and panic again.
+                std::mem::forget(writer);
+                let text = "tb: the curves cannot be written any more; training goes on without them";
+                let _ = writeln!(std::io::stderr().lock(), "{text}");
+            }
         }
     }
 }

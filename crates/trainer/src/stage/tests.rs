@@ -26,7 +26,9 @@ impl Stage for Demo {
         match config.ends.as_str() {
             "signal" => Ok(Outcome::Interrupted),
             "nan" => Err(TrainError::NotFinite { step: 7, loss: f64::NAN, grad_norm: 1.0, bad_steps: 3 }),
-            "packed" => config::require(config.packing && !args.resume, || "packing is off".into()).map(|()| Outcome::Finished),
+            "packed" => {
+                config::require(config.packing && !args.resume, || "packing is off".into()).map(|()| Outcome::Finished)
+            }
             _ => Ok(Outcome::Finished),
         }
     }
@@ -63,7 +65,8 @@ fn s12_a_flag_that_was_not_given_changes_nothing() {
 
 #[test]
 fn usage_errors_are_refused_by_the_parser() {
-    for words in [&["demo"][..], &["demo", "--config", "x", "--lr", "1"], &["demo", "--config", "x", "--device", "gpu"]] {
+    for words in [&["demo"][..], &["demo", "--config", "x", "--lr", "1"], &["demo", "--config", "x", "--device", "gpu"]]
+    {
         let error = Cli::try_parse_from(words).unwrap_err();
         assert_eq!(error.exit_code(), 2, "{words:?}");
     }

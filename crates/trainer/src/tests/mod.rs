@@ -5,6 +5,8 @@ mod defects;
 mod finite;
 mod preference;
 mod resume;
+mod run;
+mod saving;
 mod tiny;
 
 pub(crate) use tiny::random;

@@ -1,0 +1,105 @@
+//! When checkpoints are made, which are kept, and what a failing disk does to a run.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use kernels_cubecl::Cpu;
+
+use super::tiny::{Cut, Lab, Recorder, config, model, parts, rows, source};
+use crate::batch::EvalSet;
+use crate::checkpoint::{CheckpointStore, Disk, Identity};
+use crate::objective::NextToken;
+use crate::state::TrainState;
+use crate::train::{Outcome, Parts, Save, Surroundings, train};
+use crate::{TrainConfig, TrainError};
+
+/// Remembers the states that it was given; fails where `broken` says so.
+struct Flaky {
+    asked: Vec<u64>,
+    broken: fn(u64) -> bool,
+}
+
+impl Save<Cpu> for Flaky {
+    fn save(&mut self, _: &Parts<Cpu>, state: &TrainState) -> Result<Vec<String>, TrainError> {
+        self.asked.push(state.step);
+        if (self.broken)(state.step) {
+            return Err(TrainError::NoSpace { path: "disk".into(), needed: 2, free: 1 });
+        }
+        Ok(vec![format!("note {}", state.step)])
+    }
+}
+
+struct Ran {
+    outcome: Result<Outcome, TrainError>,
+    asked: Vec<u64>,
+    state: TrainState,
+    seen: Recorder,
+}
+
+fn run(config: &TrainConfig, broken: fn(u64) -> bool, interrupted: bool) -> Ran {
+    let mut save = Flaky { asked: Vec::new(), broken };
+    let (mut state, mut seen, flag) = (TrainState::default(), Recorder::default(), AtomicBool::new(interrupted));
+    let eval = EvalSet::new(&rows(4, 9), 2, None).unwrap();
+    let mut around = Surroundings { eval: &eval, save: &mut save, observe: &mut seen, interrupted: &flag };
+    let source = source(rows(16, 1), config);
+    let ended = train(&NextToken { z_loss: 0.0 }, source, parts(model()), &mut state, config, &mut around);
+    assert_eq!(flag.load(Ordering::Relaxed), interrupted);
+    Ran { outcome: ended.map(|(outcome, _)| outcome), asked: save.asked, state, seen }
+}
+
+#[test]
+fn saves_and_evaluations_come_when_they_are_due_and_at_the_end() {
+    let ran = run(&TrainConfig { save_every: 4, eval_every: 3, ..config(10) }, |_| false, false);
+    assert_eq!(ran.outcome.unwrap(), Outcome::Finished);
+    assert_eq!(ran.asked, [4, 8, 10]);
+    assert_eq!(ran.seen.evals.iter().map(|eval| eval.step).collect::<Vec<_>>(), [3, 6, 9, 10]);
+    assert_eq!(ran.seen.warnings, ["note 4", "note 8", "note 10"]);
+    assert!(ran.seen.evals.iter().all(|eval| eval.bits_per_byte.is_none()), "the bytes are not known");
+    let ran = run(&TrainConfig { save_every: 0, eval_every: 0, ..config(10) }, |_| false, false);
+    assert_eq!((ran.asked, ran.seen.evals.len()), (vec![10], 1));
+}
+
+#[test]
+fn c10_training_goes_on_after_a_failed_save_and_stops_after_three_in_a_row() {
+    let every = TrainConfig { save_every: 2, ..config(20) };
+    let ran = run(&every, |step| step == 4 || step == 6 || step == 10, false);
+    assert_eq!(ran.outcome.unwrap(), Outcome::Finished);
+    assert_eq!(ran.asked, [2, 4, 6, 8, 10, 12, 14, 16, 18, 20]);
+    assert_eq!(ran.seen.warnings.iter().filter(|text| text.contains("not saved")).count(), 3);
+
+    let ran = run(&every, |step| step >= 6, false);
+    let error = ran.outcome.unwrap_err();
+    assert!(matches!(error, TrainError::SaveFailed { step: 10, failures: 3, .. }), "{error}");
+    assert_eq!((error.exit_code(), ran.state.saved_at), (3, Some(4)));
+}
+
+#[test]
+fn a_save_that_fails_at_the_end_or_on_a_signal_is_an_error_at_once() {
+    let end = run(&config(5), |step| step == 5, false).outcome.unwrap_err();
+    assert!(matches!(end, TrainError::SaveFailed { step: 5, failures: 1, .. }), "{end}");
+    let signal = run(&config(5), |_| true, true).outcome.unwrap_err();
+    assert!(matches!(signal, TrainError::SaveFailed { step: 0, failures: 1, .. }), "{signal}");
+}
+
+#[test]
+fn a_signal_before_the_first_step_saves_the_beginning() {
+    let ran = run(&config(5), |_| false, true);
+    assert_eq!((ran.outcome.unwrap(), ran.asked), (Outcome::Interrupted, vec![0]));
+}
+
+#[test]
+fn the_best_checkpoint_outlives_the_last_ones() {
+    // The learning rate is far too high after a while, so that the best evaluation is not the last.
+    let dir = tempfile::tempdir().unwrap();
+    let settings = TrainConfig { save_every: 5, eval_every: 5, keep_last: 1, ..config(60) };
+    let lab = Lab::new(dir.path(), TrainConfig { lr: 0.5, min_lr: 0.5, warmup_steps: 50, ..settings });
+    lab.go(Cut::Never);
+    let identity: Identity = super::tiny::identity();
+    let root = dir.path().join("checkpoints");
+    let store = CheckpointStore::open_on(Disk::default(), &root, identity, 1).unwrap();
+    let text = std::fs::read(store.path(60).join("trainer/state.json")).unwrap();
+    let state: TrainState = serde_json::from_slice(&text).unwrap();
+    let best = state.best_saved.unwrap();
+    assert!(best.step < 60, "the test needs a best evaluation before the end");
+    assert_eq!(store.steps().unwrap(), [best.step, 60]);
+    assert_eq!(state.best.unwrap(), best);
+}
