@@ -6,7 +6,10 @@
 use std::fmt;
 
 use burn::backend::Autodiff;
-use burn::tensor::{DType, Element, Int, Tensor, TensorData, backend::Backend};
+use burn::tensor::{
+    DType, Element, Int, Tensor, TensorData,
+    backend::{Backend, BackendTypes},
+};
 
 use crate::compare::{Mismatch, Report, compare};
 use crate::tolerance::{Kind, Precision, tolerance};
@@ -177,12 +180,16 @@ pub fn numbers<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> Vec<f32> {
 
 /// Runs every case of every op.
 pub fn run_all<B: LmBackend>(device: &B::Device) -> Vec<Check> {
-    let each: [fn(&B::Device) -> Vec<Check>; 8] = [
+    type Run<B> = fn(&<B as BackendTypes>::Device) -> Vec<Check>;
+    let each: [Run<B>; 11] = [
         ops::linear::cases::run::<B>,
         ops::rms_norm::cases::run::<B>,
         ops::rope_qkv::cases::run::<B>,
+        ops::attention::cases::run::<B>,
         ops::swiglu::cases::run::<B>,
         ops::embedding::cases::run::<B>,
+        ops::linear_cross_entropy::cases::run::<B>,
+        ops::token_logprobs::cases::run::<B>,
         ops::sum_squares::cases::run::<B>,
         ops::adamw::cases::run::<B>,
         ops::accumulate::cases::run::<B>,

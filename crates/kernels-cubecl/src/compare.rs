@@ -116,7 +116,9 @@ mod tests {
     /// The original system's two checkers asked `difference > tolerance`, which NaN answers with no.
     #[test]
     fn s02_nan_fails_a_comparison() {
-        assert!(matches!(compare(&[1.0, f32::NAN], &[1.0, 2.0], LOOSE), Err(Mismatch::Element(report)) if report.worst == 1));
+        assert!(
+            matches!(compare(&[1.0, f32::NAN], &[1.0, 2.0], LOOSE), Err(Mismatch::Element(report)) if report.worst == 1)
+        );
         assert!(compare(&[f32::NAN], &[0.0], LOOSE).is_err());
         assert!(compare(&[f32::INFINITY], &[1.0], LOOSE).is_err());
         assert!(compare(&[1.0], &[f64::NAN], LOOSE).is_err());

@@ -16,7 +16,9 @@ pub enum KernelError {
     )]
     NoCuda(usize),
     /// A target token that the head does not have.
-    #[error("{op}: target of row {row} must be below the vocabulary size {vocab_size} or -100, got {target}; check the labels against the tokenizer")]
+    #[error(
+        "{op}: target of row {row} must be below the vocabulary size {vocab_size} or -100, got {target}; check the labels against the tokenizer"
+    )]
     Target {
         /// The op.
         op: &'static str,

@@ -44,13 +44,7 @@ impl<'a> View<'a> {
 
     /// The same elements with rows and columns exchanged.
     pub(crate) fn transposed(self) -> Self {
-        Self {
-            rows: self.cols,
-            cols: self.rows,
-            row_stride: self.col_stride,
-            col_stride: self.row_stride,
-            ..self
-        }
+        Self { rows: self.cols, cols: self.rows, row_stride: self.col_stride, col_stride: self.row_stride, ..self }
     }
 
     /// Number of elements that the slice must have.
@@ -222,7 +216,15 @@ struct Pass<'a> {
 
 impl Pass<'_> {
     /// Packs `m` rows from `row` on and multiplies them by all columns of `b`; `dst` begins with the first of them.
-    fn rows<const H: usize, const LOW: usize>(&self, [row, m]: [usize; 2], b: &[f32], n: usize, dst: &mut [f32], stride: usize, add: bool) {
+    fn rows<const H: usize, const LOW: usize>(
+        &self,
+        [row, m]: [usize; 2],
+        b: &[f32],
+        n: usize,
+        dst: &mut [f32],
+        stride: usize,
+        add: bool,
+    ) {
         let (a, depth) = (self.product.a, self.depth);
         let lines = Lines {
             data: &a.data[row * a.row_stride + self.from * a.col_stride..],

@@ -105,9 +105,7 @@ impl<B: LmBackend, C: CheckpointStrategy> LmBackend for Autodiff<B, C> {
             Some(sinks) => {
                 let node = open!(AttentionSinksBackward, C, [qkv, sinks]);
                 let (out, lse) = forward(&qkv, Some(sinks.primitive.clone()));
-                node.close(out.clone(), || {
-                    ((qkv.primitive, out, lse, start, end, heads, scale), sinks.primitive)
-                })
+                node.close(out.clone(), || ((qkv.primitive, out, lse, start, end, heads, scale), sinks.primitive))
             }
         }
     }

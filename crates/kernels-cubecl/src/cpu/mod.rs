@@ -1,6 +1,7 @@
 //! The CPU backend's overrides: slice kernels for f32, the portable bodies for every other element type.
 
 mod dense;
+mod operands;
 pub(crate) mod parallel;
 
 use burn::backend::Flex;
@@ -9,8 +10,9 @@ use burn::tensor::{DType, Shape, TensorMetadata};
 use burn_flex::FlexTensor;
 
 use crate::ops;
-use crate::{AdamW, HeadLayout, LmBackend, Rotation, portable};
-use dense::{Dense, tensor, whole_numbers};
+use crate::{AdamW, CrossEntropyParts, HeadLayout, LmBackend, Rotation, StatsParts, Tracked, portable};
+use dense::{Dense, int_tensor, tensor, whole_numbers};
+use operands::{Head, Rows, SpanValues};
 
 /// True when the slice kernels apply.
 fn fast(tensors: &[&FlexTensor]) -> bool {
@@ -154,6 +156,70 @@ impl LmBackend for Flex {
         qkv.update(|qkv| ops::rope_qkv::cpu::rotate(qkv, cos.get(), sin.get(), heads, rotation))
     }
 
+    fn lm_attention_fwd(
+        qkv: FlexTensor,
+        start: FlexTensor,
+        end: FlexTensor,
+        sinks: Option<FlexTensor>,
+        heads: HeadLayout,
+        scale: f32,
+    ) -> (FlexTensor, FlexTensor) {
+        if !fast(&[&qkv]) || !sinks.iter().all(|sinks| fast(&[sinks])) {
+            return portable::attention_fwd::<Self>(qkv, start, end, sinks, heads, scale);
+        }
+        let spans = SpanValues::new(&start, &end, sinks);
+        let qkv = Dense::new(qkv);
+        let problem = spans.problem(qkv.shape()[1], heads, scale);
+        let ops::attention::cpu::Forward { out, lse } = ops::attention::cpu::forward(qkv.get(), &problem);
+        let (b, t) = (problem.b, problem.t);
+        (tensor(out, Shape::new([b, t, heads.q_width()])), tensor(lse, Shape::new([b, heads.n_heads, t])))
+    }
+
+    fn lm_attention_bwd(
+        dout: FlexTensor,
+        qkv: FlexTensor,
+        out: FlexTensor,
+        lse: FlexTensor,
+        start: FlexTensor,
+        end: FlexTensor,
+        sinks: Option<FlexTensor>,
+        heads: HeadLayout,
+        scale: f32,
+    ) -> (FlexTensor, Option<FlexTensor>) {
+        if !fast(&[&dout, &qkv, &out, &lse]) || !sinks.iter().all(|sinks| fast(&[sinks])) {
+            return portable::attention_bwd::<Self>(dout, qkv, out, lse, start, end, sinks, heads, scale);
+        }
+        let spans = SpanValues::new(&start, &end, sinks);
+        let [dout, qkv, out, lse] = [dout, qkv, out, lse].map(Dense::new);
+        let problem = spans.problem(qkv.shape()[1], heads, scale);
+        let grad = ops::attention::cpu::backward(dout.get(), qkv.get(), out.get(), lse.get(), &problem);
+        (tensor(grad.dqkv, qkv.shape()), grad.dsinks.map(|dsinks| tensor(dsinks, Shape::new([heads.n_heads]))))
+    }
+
+    fn lm_attention_cached(
+        q: FlexTensor,
+        k: FlexTensor,
+        v: FlexTensor,
+        start: FlexTensor,
+        end: FlexTensor,
+        sinks: Option<FlexTensor>,
+        heads: HeadLayout,
+        scale: f32,
+    ) -> FlexTensor {
+        if !fast(&[&q, &k, &v]) || !sinks.iter().all(|sinks| fast(&[sinks])) {
+            return portable::attention_cached::<Self>(q, k, v, start, end, sinks, heads, scale);
+        }
+        let spans = SpanValues::new(&start, &end, sinks);
+        let q = Dense::new(q);
+        // A cache is a view of a longer buffer; its rows may lie apart, and are read where they are.
+        let [k, v] = [k, v].map(Rows::new);
+        let problem = spans.problem(k.len(), heads, scale);
+        let rows = |data, t: usize, width| ops::attention::Rows::contiguous(data, t, width);
+        let operands =
+            ops::attention::Operands { q: rows(q.get(), problem.t, heads.q_width()), k: k.get(), v: v.get() };
+        tensor(ops::attention::cpu::forward_cached(&operands, &problem), q.shape())
+    }
+
     fn lm_swiglu(gate_up: FlexTensor) -> FlexTensor {
         if !fast(&[&gate_up]) {
             return portable::swiglu::<Self>(gate_up);
@@ -194,6 +260,57 @@ impl LmBackend for Flex {
         let mut dw = vec![0.0; n_rows * d];
         ops::embedding::cpu::backward(dy.get(), &whole_numbers(&ids), &mut dw, d);
         tensor(dw, Shape::new([n_rows, d]))
+    }
+
+    fn lm_linear_cross_entropy_fwd(
+        x: FlexTensor,
+        weight: FlexTensor,
+        targets: FlexTensor,
+        weights: FlexTensor,
+        z_loss: f32,
+        want: Tracked,
+    ) -> CrossEntropyParts<Self> {
+        if !fast(&[&x, &weight, &weights]) {
+            return portable::linear_cross_entropy_fwd::<Self>(x, weight, targets, weights, z_loss, want);
+        }
+        let (head, weights) = (Head::new(x, weight, &targets), Dense::new(weights));
+        let result = ops::linear_cross_entropy::cpu::forward_backward(&head.operands(), weights.get(), z_loss, want);
+        let result = result.unwrap_or_else(|error| panic!("{error}"));
+        let one = |x: f64| tensor(vec![x as f32], Shape::new([1]));
+        CrossEntropyParts {
+            loss: one(result.sums.loss),
+            nll: one(result.sums.nll),
+            dx: result.dx.map(|dx| tensor(dx, head.x.shape())),
+            dw: result.dw.map(|dw| tensor(dw, head.weight.shape())),
+        }
+    }
+
+    fn lm_token_logprobs_bwd(
+        dlogprob: FlexTensor,
+        x: FlexTensor,
+        weight: FlexTensor,
+        targets: FlexTensor,
+        lse: FlexTensor,
+        want: Tracked,
+    ) -> (Option<FlexTensor>, Option<FlexTensor>) {
+        if !fast(&[&dlogprob, &x, &weight, &lse]) {
+            return portable::token_logprobs_bwd::<Self>(dlogprob, x, weight, targets, lse, want);
+        }
+        let (head, dlogprob, lse) = (Head::new(x, weight, &targets), Dense::new(dlogprob), Dense::new(lse));
+        let result = ops::token_logprobs::cpu::backward(dlogprob.get(), &head.operands(), lse.get(), want);
+        let result = result.unwrap_or_else(|error| panic!("{error}"));
+        let (x_shape, w_shape) = (head.x.shape(), head.weight.shape());
+        (result.dx.map(|dx| tensor(dx, x_shape)), result.dw.map(|dw| tensor(dw, w_shape)))
+    }
+
+    fn lm_token_stats(x: FlexTensor, weight: FlexTensor, targets: FlexTensor) -> StatsParts<Self> {
+        if !fast(&[&x, &weight]) {
+            return portable::token_stats::<Self>(x, weight, targets);
+        }
+        let head = Head::new(x, weight, &targets);
+        let stats = ops::token_logprobs::cpu::forward(&head.operands()).unwrap_or_else(|error| panic!("{error}"));
+        let rows = Shape::new([stats.lse.len()]);
+        (tensor(stats.logprob, rows.clone()), tensor(stats.lse, rows.clone()), int_tensor(stats.argmax, rows))
     }
 
     fn lm_sum_squares(x: FlexTensor) -> FlexTensor {

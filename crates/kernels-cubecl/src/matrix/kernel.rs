@@ -124,13 +124,7 @@ fn tiles<const H: usize, const LOW: usize, const W: usize>(
 }
 
 /// A tile at the border of the result is made aside and copied as far as it goes.
-fn border<const W: usize>(
-    tile: Tile,
-    [a, b]: [&[f32]; 2],
-    c: &mut [f32],
-    target: Target,
-    [height, width]: [usize; 2],
-) {
+fn border<const W: usize>(tile: Tile, [a, b]: [&[f32]; 2], c: &mut [f32], target: Target, [height, width]: [usize; 2]) {
     let mut aside = [0.0; 12 * 32];
     tile(a, b, &mut aside, Target { stride: W, add: false, ..target });
     for (c, aside) in c.chunks_mut(target.stride).zip(aside.chunks(W)).take(height) {

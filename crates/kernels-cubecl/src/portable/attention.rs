@@ -31,11 +31,12 @@ fn reduce<B: Backend>(x: Tensor<B, 4>, heads: HeadLayout) -> Tensor<B, 4> {
 
 /// True where key `s` is hidden from query `t`: `[b, n, t, s]`.
 fn hidden<B: Backend>(start: IntTensor<B>, end: IntTensor<B>, n: usize, s: usize) -> Tensor<B, 4, Bool> {
-    let (start, end) = (ints::<B, 2>(start), ints::<B, 2>(end));
-    let [b, t] = start.dims();
-    let key = Tensor::<B, 1, Int>::arange(0..s as i64, &start.device()).reshape([1, 1, 1, s]).expand([b, n, t, s]);
-    let start = start.reshape([b, 1, t, 1]).expand([b, n, t, s]);
-    let end = end.reshape([b, 1, t, 1]).expand([b, n, t, s]);
+    let shape = start.shape();
+    let (b, t) = (shape[0], shape[1]);
+    let key =
+        Tensor::<B, 1, Int>::arange(0..s as i64, &B::int_device(&start)).reshape([1, 1, 1, s]).expand([b, n, t, s]);
+    let start = ints::<B, 4>(start, [b, 1, t, 1]).expand([b, n, t, s]);
+    let end = ints::<B, 4>(end, [b, 1, t, 1]).expand([b, n, t, s]);
     key.clone().lower(start).bool_or(key.greater_equal(end))
 }
 
@@ -71,6 +72,11 @@ pub(crate) fn attention_fwd<B: Backend>(
 ) -> (FloatTensor<B>, FloatTensor<B>) {
     let (dtype, shape) = meta(&qkv);
     let (b, t, n) = (shape[0], shape[1], heads.n_heads);
+    if b * t == 0 {
+        let device = B::float_device(&qkv);
+        let empty = |dims| B::float_zeros(Shape::new(dims), &device, dtype.into());
+        return (empty([b, t, heads.q_width()]), empty([b, n, t]));
+    }
     let [q, k, v] = split::<B>(qkv, heads);
     let scores = q.matmul(repeat(k, heads).swap_dims(2, 3)).mul_scalar(scale);
     let sinks = sinks.map(|sinks| up::<B, 1>(sinks, [n]));
@@ -94,6 +100,9 @@ pub(crate) fn attention_bwd<B: Backend>(
 ) -> (FloatTensor<B>, Option<FloatTensor<B>>) {
     let (dtype, shape) = meta(&qkv);
     let (b, t, n, h) = (shape[0], shape[1], heads.n_heads, heads.d_head);
+    if b * t == 0 {
+        return (qkv, sinks.map(|sinks| B::float_zeros(sinks.shape(), &B::float_device(&sinks), sinks.dtype().into())));
+    }
     let [q, k, v] = split::<B>(qkv, heads);
     let (k, v) = (repeat(k, heads), repeat(v, heads));
     let dout = up::<B, 4>(dout, [b, t, n, h]).swap_dims(1, 2);
@@ -132,6 +141,9 @@ pub(crate) fn attention_cached<B: Backend>(
 ) -> FloatTensor<B> {
     let ((dtype, shape), s) = (meta(&q), k.shape()[1]);
     let (b, t, n, h) = (shape[0], shape[1], heads.n_heads, heads.d_head);
+    if b * t == 0 {
+        return q;
+    }
     let q = up::<B, 4>(q, [b, t, n, h]).swap_dims(1, 2);
     let [k, v] = [k, v].map(|x| repeat(up::<B, 4>(x, [b, s, heads.n_kv_heads, h]).swap_dims(1, 2), heads));
     let scores = q.matmul(k.swap_dims(2, 3)).mul_scalar(scale);

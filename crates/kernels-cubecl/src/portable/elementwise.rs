@@ -98,7 +98,7 @@ pub(crate) fn swiglu_bwd<B: Backend>(dy: FloatTensor<B>, gate_up: FloatTensor<B>
 pub(crate) fn embedding<B: Backend>(weight: FloatTensor<B>, ids: IntTensor<B>) -> FloatTensor<B> {
     let ((dtype, shape), [b, t]) = (meta(&weight), [ids.shape()[0], ids.shape()[1]]);
     let (v, d) = (shape[0], shape[1]);
-    let picked = up::<B, 2>(weight, [v, d]).select(0, ints::<B, 2>(ids).reshape([b * t]));
+    let picked = up::<B, 2>(weight, [v, d]).select(0, ints(ids, [b * t]));
     down(picked, dtype, Shape::new([b, t, d]))
 }
 
@@ -108,7 +108,7 @@ pub(crate) fn embedding_bwd<B: Backend>(dy: FloatTensor<B>, ids: IntTensor<B>, n
     let (m, d) = rows(&shape);
     let dy = up::<B, 2>(dy, [m, d]);
     let table = Tensor::<B, 2>::zeros([n_rows, d], &dy.device());
-    let ids = ints::<B, 2>(ids).reshape([m]);
+    let ids = ints::<B, 1>(ids, [m]);
     down(table.select_assign(0, ids, dy, IndexingUpdateOp::Add), dtype, Shape::new([n_rows, d]))
 }
 

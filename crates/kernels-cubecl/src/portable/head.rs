@@ -39,7 +39,7 @@ impl<B: Backend> Head<B> {
         Self {
             x: up(x, [x_shape[0], x_shape[1]]),
             weight: up(weight, [w_shape[0], w_shape[1]]),
-            targets: ints(targets),
+            targets: ints(targets, [x_shape[0]]),
         }
     }
 

@@ -31,9 +31,9 @@ fn down<B: Backend, const D: usize>(tensor: Tensor<B, D>, dtype: DType, shape: S
     B::float_reshape(tensor.cast::<FloatDType>(dtype.into()).into_primitive().tensor(), shape)
 }
 
-/// An integer primitive as a tensor.
-fn ints<B: Backend, const D: usize>(primitive: IntTensor<B>) -> Tensor<B, D, Int> {
-    Tensor::from_primitive(primitive)
+/// The integer primitive as a tensor of the given shape. Not `Tensor::reshape`, which reads a 0 as "keep this axis".
+fn ints<B: Backend, const D: usize>(primitive: IntTensor<B>, shape: [usize; D]) -> Tensor<B, D, Int> {
+    Tensor::from_primitive(B::int_reshape(primitive, Shape::new(shape)))
 }
 
 /// `[.., k]` as `(rows, k)`; an empty tensor has no rows.

@@ -20,15 +20,7 @@ pub struct Case {
 
 /// The table.
 pub fn cases() -> Vec<Case> {
-    let hyper = AdamW {
-        lr: 1e-3,
-        beta1: 0.9,
-        beta2: 0.95,
-        eps: 1e-8,
-        weight_decay: 0.1,
-        grad_scale: 1.0,
-        step: 7,
-    };
+    let hyper = AdamW { lr: 1e-3, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, grad_scale: 1.0, step: 7 };
     let case = |name, dims, fill| Case { name, dims, fill, hyper };
     vec![
         case("typical", [256, 300], Fill::Typical),

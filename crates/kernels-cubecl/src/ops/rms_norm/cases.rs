@@ -26,7 +26,8 @@ pub fn cases() -> Vec<Case> {
         case("ragged", [3, 7, 99], Fill::Typical),
         case("narrow", [2, 5, 3], Fill::Typical),
         case("many rows", [4, 300, 32], Fill::Typical),
-        case("size 1", [1, 1, 1], Fill::Typical),
+        // With a small eps the one element is ±1 and its gradient nothing but rounding errors.
+        Case { eps: 0.5, ..case("size 1", [1, 1, 1], Fill::Typical) },
         case("no rows", [1, 0, 8], Fill::Typical),
         case("zero", [2, 3, 64], Fill::Zero),
         case("huge", [2, 3, 64], Fill::Huge),

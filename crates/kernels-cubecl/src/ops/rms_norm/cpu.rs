@@ -21,14 +21,7 @@ pub(crate) fn forward(x: &[f32], gamma: &[f32], eps: f32, y: &mut [f32], rstd: &
 }
 
 /// Adds `residual` to `x` in place, then as [`forward`].
-pub(crate) fn add_forward(
-    x: &mut [f32],
-    residual: &[f32],
-    gamma: &[f32],
-    eps: f32,
-    y: &mut [f32],
-    rstd: &mut [f32],
-) {
+pub(crate) fn add_forward(x: &mut [f32], residual: &[f32], gamma: &[f32], eps: f32, y: &mut [f32], rstd: &mut [f32]) {
     let d = gamma.len();
     let rows = rows_per_task(d);
     tasks3([(x, rows * d), (y, rows * d), (rstd, rows)], |task, [x, y, rstd]| {

@@ -12,7 +12,7 @@ const LANES: usize = 16;
 pub(crate) fn forward(x: &[f32]) -> f64 {
     let sums: Vec<f64> = match x.len() <= TASK {
         true => vec![piece(x)],
-        false => x.par_chunks(TASK).map(|x| piece(x)).collect(),
+        false => x.par_chunks(TASK).map(piece).collect(),
     };
     sums.iter().sum()
 }
