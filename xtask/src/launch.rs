@@ -1,20 +1,20 @@
 //! Starts a program and watches it: live output, a log, wall time, peak memory, exit code.
 //!
 //! No shell is involved and nothing can ask a question: the standard input is empty. Success is the exit code, never a
-//! word in the output.
+//! word in the output. The program writes straight into its log, which this side reads along: if this side dies, the
+//! program meets no closed pipe and can save what it has.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-/// How often the child's memory is read.
+/// How often output and memory are looked at.
 const POLL: Duration = Duration::from_millis(20);
 
 /// How a program ended.
@@ -28,61 +28,65 @@ pub(crate) struct Outcome {
     pub(crate) peak_rss_bytes: u64,
 }
 
-/// Runs `program` in `dir`, copies what it says to the terminal and to `log`, and waits for its end.
+/// What happens to a log that is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Log {
+    /// It starts anew.
+    New,
+    /// It goes on, as the program does.
+    Continued,
+}
+
+/// Runs `program` in `dir`, shows what it writes to the log `path`, and waits for its end.
 ///
 /// # Errors
 /// When it cannot be started or the log cannot be written; a program that fails is no error but an outcome.
-pub(crate) fn run(program: &Path, args: &[String], dir: &Path, log: &Path) -> Result<Outcome> {
-    let file = File::create(log).with_context(|| format!("cannot create the log {}", log.display()))?;
+pub(crate) fn run(program: &Path, args: &[String], dir: &Path, path: &Path, log: Log) -> Result<Outcome> {
+    let log_error = || format!("cannot open the log {}", path.display());
+    if log == Log::New {
+        drop(File::create(path).with_context(log_error)?);
+    }
+    // Appending, so that the two streams do not overwrite each other.
+    let open = || File::options().append(true).create(true).open(path).with_context(log_error);
+    let (stdout, stderr) = (open()?, open()?);
+    let mut output = File::open(path).with_context(log_error)?;
+    output.seek(SeekFrom::End(0)).with_context(log_error)?;
     let start = Instant::now();
     let mut child = Command::new(program)
         .args(args)
         .current_dir(dir)
         .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
+        .stdout(stdout)
+        .stderr(stderr)
         .spawn()
         .with_context(|| format!("cannot start {}", program.display()))?;
-    let log = Arc::new(Mutex::new(file));
-    let out = child.stdout.take().map(|pipe| copy(pipe, std::io::stdout(), Arc::clone(&log)));
-    let err = child.stderr.take().map(|pipe| copy(pipe, std::io::stderr(), Arc::clone(&log)));
-    let (status, peak_rss_bytes) = watch(&mut child)?;
-    for reader in [out, err].into_iter().flatten() {
-        // A reader only ends early when the terminal and the log are both gone.
-        let _ = reader.join();
-    }
+    let (status, peak_rss_bytes) = watch(&mut child, &mut output)?;
     Ok(Outcome { code: exit_code(status), seconds: start.elapsed().as_secs_f64(), peak_rss_bytes })
 }
 
-fn copy(
-    mut from: impl Read + Send + 'static,
-    mut to: impl Write + Send + 'static,
-    log: Arc<Mutex<File>>,
-) -> thread::JoinHandle<()> {
-    thread::spawn(move || {
-        let mut buffer = [0; 8192];
-        while let Ok(n @ 1..) = from.read(&mut buffer) {
-            // A closed terminal must not stop the child, whose output still goes to the log.
-            let _ = to.write_all(&buffer[..n]).and_then(|()| to.flush());
-            if let Ok(mut log) = log.lock() {
-                let _ = log.write_all(&buffer[..n]);
-            }
-        }
-    })
-}
-
-fn watch(child: &mut Child) -> Result<(ExitStatus, u64)> {
+fn watch(child: &mut Child, output: &mut File) -> Result<(ExitStatus, u64)> {
     let status_file = format!("/proc/{}/status", child.id());
     let mut peak = 0;
     loop {
         if let Some(found) = std::fs::read_to_string(&status_file).ok().as_deref().and_then(peak_rss) {
             peak = peak.max(found);
         }
-        if let Some(status) = child.try_wait().context("cannot wait for the program")? {
+        let status = child.try_wait().context("cannot wait for the program")?;
+        show(output);
+        if let Some(status) = status {
             return Ok((status, peak));
         }
         thread::sleep(POLL);
     }
+}
+
+/// Copies what is new in the log to the terminal.
+fn show(output: &mut File) {
+    let mut new = Vec::new();
+    // What cannot be shown is still in the log; a closed terminal must not stop the pipeline.
+    let _ = output.read_to_end(&mut new);
+    let mut terminal = std::io::stdout().lock();
+    let _ = terminal.write_all(&new).and_then(|()| terminal.flush());
 }
 
 /// The high-water mark of the resident memory in bytes.
@@ -104,7 +108,7 @@ mod tests {
     fn sh(script: &str) -> (Outcome, String) {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("log");
-        let outcome = run(Path::new("/bin/sh"), &["-c".into(), script.into()], dir.path(), &log).unwrap();
+        let outcome = run(Path::new("/bin/sh"), &["-c".into(), script.into()], dir.path(), &log, Log::New).unwrap();
         (outcome, std::fs::read_to_string(&log).unwrap())
     }
 
@@ -125,6 +129,19 @@ mod tests {
     }
 
     #[test]
+    fn a_continued_log_keeps_what_it_has() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        let say = |word: &str, kind| {
+            run(Path::new("/bin/echo"), &[word.into()], dir.path(), &log, kind).unwrap();
+            std::fs::read_to_string(&log).unwrap()
+        };
+        assert_eq!(say("a", Log::Continued), "a\n");
+        assert_eq!(say("b", Log::Continued), "a\nb\n");
+        assert_eq!(say("c", Log::New), "c\n");
+    }
+
+    #[test]
     fn time_and_memory_are_measured() {
         let (outcome, _) = sh("sleep 0.1");
         assert!(outcome.seconds >= 0.1, "{outcome:?}");
@@ -138,7 +155,7 @@ mod tests {
     #[test]
     fn a_program_that_is_not_there_is_named() {
         let dir = tempfile::tempdir().unwrap();
-        let error = run(Path::new("/no/such/program"), &[], dir.path(), &dir.path().join("log")).unwrap_err();
+        let error = run(Path::new("/no/such/program"), &[], dir.path(), &dir.path().join("log"), Log::New).unwrap_err();
         assert!(error.to_string().contains("/no/such/program"));
     }
 }

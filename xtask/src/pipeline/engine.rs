@@ -1,7 +1,8 @@
 //! Decides for every step whether it has to run, runs it, and remembers what came out.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
+use std::fmt;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use gates::artifact;
@@ -12,7 +13,7 @@ use super::place::Place;
 use super::record::{Record, key};
 use super::summary::{Row, Status, Summary};
 use crate::failure::{Failure, USAGE};
-use crate::launch;
+use crate::launch::{self, Log};
 
 /// Which steps were asked for.
 #[derive(Debug)]
@@ -44,6 +45,27 @@ enum Due {
     Continue,
 }
 
+impl fmt::Display for Due {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nothing(_) => "unchanged",
+            Self::Fresh(why) => why,
+            Self::Continue => "continued",
+        })
+    }
+}
+
+/// What is asked of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wanted {
+    /// It runs if it has to.
+    Done,
+    /// It must not have to run: it stands before `--from`.
+    UpToDate,
+    /// It runs even if it has not to: it stands at or behind `--from`.
+    Anew,
+}
+
 impl<'a> Engine<'a> {
     /// An engine whose steps run the given programs.
     pub(crate) fn new(place: Place, pipeline: &'a Pipeline, programs: BTreeMap<String, PathBuf>, resume: bool) -> Self {
@@ -55,10 +77,13 @@ impl<'a> Engine<'a> {
         let mut rows: Vec<Row> = self.pipeline.steps.iter().map(idle_row).collect();
         let mut outcome = Ok(());
         for (i, step) in self.pipeline.steps.iter().enumerate().take(range.until + 1) {
-            let forced = range.from.is_some_and(|from| i >= from);
-            let frozen = range.from.is_some_and(|from| i < from);
+            let wanted = match range.from {
+                None => Wanted::Done,
+                Some(from) if i < from => Wanted::UpToDate,
+                Some(_) => Wanted::Anew,
+            };
             println!("\n[{}/{}] {}", i + 1, self.pipeline.steps.len(), step.name);
-            let done = self.step(step, forced, frozen, &mut rows[i]);
+            let done = self.step(step, wanted, &mut rows[i]);
             if let Err(error) = done {
                 outcome = Err(error.context(format!("step `{}`", step.name)));
                 break;
@@ -72,55 +97,33 @@ impl<'a> Engine<'a> {
         outcome
     }
 
-    fn step(&mut self, step: &Step, forced: bool, frozen: bool, row: &mut Row) -> Result<()> {
+    fn step(&mut self, step: &Step, wanted: Wanted, row: &mut Row) -> Result<()> {
         let inputs = self.hash_all(&step.inputs).context("cannot hash the inputs")?;
         let key = key(&step.program, &step.args, &inputs);
-        let due = match self.due(step, &key)? {
-            Due::Nothing(_) if forced => Due::Fresh("asked for with --from"),
-            due => due,
-        };
+        let due = self.due(step, &key, wanted)?;
+        if let (Wanted::UpToDate, Due::Fresh(_) | Due::Continue) = (wanted, &due) {
+            let message = "is not up to date; run without --from, or from this step on";
+            return Err(Failure::new(USAGE, message).into());
+        }
         let program = self.programs.get(&step.program).context("its program was not built")?.clone();
         let program_hash = artifact::hash_file(&program)?;
-        let (mut args, mut record) = (self.fill_all(&step.args), None);
-        match due {
-            Due::Nothing(found) => {
+        let (mut args, mut log) = (self.fill_all(&step.args), Log::New);
+        let record = match due {
+            Due::Nothing(record) => {
                 println!("unchanged");
-                row.other_build = found.program_hash != program_hash;
-                record = Some(*found);
+                (row.status, row.other_build) = (Status::Unchanged, record.program_hash != program_hash);
+                *record
             }
-            Due::Fresh(why) if frozen => {
-                let message = format!("is not up to date ({why}); run without --from, or from this step on");
-                return Err(Failure::new(USAGE, message).into());
-            }
-            Due::Fresh(why) => {
-                println!("{why}");
-                self.set_aside(step)?;
-            }
-            Due::Continue => {
-                println!("continued");
-                args.extend(self.fill_all(&step.resume_args));
-            }
-        }
-        row.status = Status::Unchanged;
-        let record = match record {
-            Some(record) => record,
-            None => {
-                let program_name = step.program.clone();
-                let started = Record {
-                    version: Record::VERSION,
-                    step: step.name.clone(),
-                    done: false,
-                    key,
-                    program: program_name,
-                    program_hash,
-                    args,
-                    inputs,
-                    outputs: BTreeMap::new(),
-                    exit_code: None,
-                    seconds: 0.0,
-                    peak_rss_bytes: 0,
-                };
-                self.launch(step, &program, started, row)?
+            Due::Fresh(_) | Due::Continue => {
+                println!("{due}");
+                if due == Due::Continue {
+                    args.extend(self.fill_all(&step.resume_args));
+                    log = Log::Continued;
+                } else {
+                    self.set_aside(step)?;
+                }
+                let record = Record::started(&step.name, &step.program, program_hash, args, key, inputs);
+                self.launch(step, &program, record, log, row)?
             }
         };
         self.describe(step, &record, row);
@@ -128,8 +131,8 @@ impl<'a> Engine<'a> {
         Ok(())
     }
 
-    /// Whether a step has to run, from its record and what lies on the disk.
-    fn due(&self, step: &Step, key: &str) -> Result<Due> {
+    /// What has to be done about a step, from its record and what lies on the disk.
+    fn due(&self, step: &Step, key: &str, wanted: Wanted) -> Result<Due> {
         let Some(record) = Record::load(&self.place.run_dir(), &step.name) else {
             return Ok(Due::Fresh("not run yet"));
         };
@@ -137,15 +140,18 @@ impl<'a> Engine<'a> {
             return Ok(Due::Fresh("inputs or arguments changed"));
         }
         if !record.done {
-            return match (step.resume_args.is_empty(), self.resume) {
-                (true, _) => Ok(Due::Fresh("was interrupted or failed")),
-                (false, true) => Ok(Due::Continue),
-                (false, false) => {
+            return match (step.resume_args.is_empty(), self.resume, wanted) {
+                (false, true, _) => Ok(Due::Continue),
+                (true, ..) | (_, _, Wanted::Anew) => Ok(Due::Fresh("was interrupted or failed")),
+                (false, false, _) => {
                     let name = &step.name;
                     let message = format!("was interrupted; `--resume` continues it, `--from {name}` starts it anew");
                     Err(Failure::new(USAGE, message).into())
                 }
             };
+        }
+        if wanted == Wanted::Anew {
+            return Ok(Due::Fresh("asked for with --from"));
         }
         for (output, hash) in &record.outputs {
             if self.place.hash(output).ok().as_ref() != Some(hash) {
@@ -155,12 +161,12 @@ impl<'a> Engine<'a> {
         Ok(Due::Nothing(Box::new(record)))
     }
 
-    fn launch(&self, step: &Step, program: &std::path::Path, mut record: Record, row: &mut Row) -> Result<Record> {
+    fn launch(&self, step: &Step, program: &Path, mut record: Record, kind: Log, row: &mut Row) -> Result<Record> {
         let run_dir = self.place.run_dir();
         record.write(&run_dir)?;
         println!("$ {} {}", step.program, record.args.join(" "));
         let log = run_dir.join("logs").join(format!("{}.log", step.name));
-        let outcome = launch::run(program, &record.args, &self.place.root, &log)?;
+        let outcome = launch::run(program, &record.args, &self.place.root, &log, kind)?;
         record.exit_code = Some(outcome.code);
         (record.seconds, record.peak_rss_bytes) = (outcome.seconds, outcome.peak_rss_bytes);
         (row.exit_code, row.status) = (Some(outcome.code), Status::Failed);

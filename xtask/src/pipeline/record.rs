@@ -38,6 +38,33 @@ impl Record {
     /// The version that this build writes and reads.
     pub(crate) const VERSION: u32 = 1;
 
+    /// The record of a step whose program is about to start.
+    pub(crate) fn started(
+        step: &str,
+        program: &str,
+        program_hash: String,
+        args: Vec<String>,
+        key: String,
+        inputs: BTreeMap<String, String>,
+    ) -> Self {
+        let (step, program, outputs) = (step.into(), program.into(), BTreeMap::new());
+        let (version, done, exit_code, seconds, peak_rss_bytes) = (Self::VERSION, false, None, 0.0, 0);
+        Self {
+            version,
+            step,
+            done,
+            key,
+            program,
+            program_hash,
+            args,
+            inputs,
+            outputs,
+            exit_code,
+            seconds,
+            peak_rss_bytes,
+        }
+    }
+
     /// Where the record of a step lies.
     pub(crate) fn path(run_dir: &Path, step: &str) -> PathBuf {
         run_dir.join("steps").join(format!("{step}.json"))
@@ -103,20 +130,8 @@ mod tests {
     fn a_damaged_record_is_none() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("steps")).unwrap();
-        let record = Record {
-            version: 1,
-            step: "ingest".into(),
-            done: true,
-            key: "k".into(),
-            program: "p".into(),
-            program_hash: "h".into(),
-            args: vec![],
-            inputs: BTreeMap::new(),
-            outputs: BTreeMap::new(),
-            exit_code: Some(0),
-            seconds: 0.1,
-            peak_rss_bytes: 1,
-        };
+        let mut record = Record::started("ingest", "p", "h".into(), vec!["x".into()], "k".into(), BTreeMap::new());
+        (record.exit_code, record.seconds) = (Some(0), 0.1 + 0.2);
         assert_eq!(Record::load(dir.path(), "ingest"), None);
         record.write(dir.path()).unwrap();
         assert_eq!(Record::load(dir.path(), "ingest"), Some(record));

@@ -157,6 +157,18 @@ fn an_interrupted_stage_is_continued_only_when_asked() {
 }
 
 #[test]
+fn from_starts_an_interrupted_stage_anew() {
+    let world = World::new();
+    std::fs::write(world.path("fail"), "3").unwrap();
+    world.run().unwrap_err();
+    std::fs::remove_file(world.path("fail")).unwrap();
+    world.calls();
+    world.run_with(false, Some(1), 2).unwrap();
+    assert_eq!(world.calls(), ["train", "copy"]);
+    assert!(!world.path("runs/t/b/part").exists() && world.path("runs/t/replaced/b.1/part").exists());
+}
+
+#[test]
 fn from_redoes_and_until_stops() {
     let world = World::new();
     world.run_with(false, None, 0).unwrap();
