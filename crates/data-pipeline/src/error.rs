@@ -168,6 +168,12 @@ pub enum DataError {
         /// The folder.
         path: PathBuf,
     },
+    /// A folder that is to be replaced was not made by this crate.
+    #[error("{} holds neither manifest.json nor report.json, so it is no output of this program and is not replaced; choose another folder", path.display())]
+    NotOurs {
+        /// The folder.
+        path: PathBuf,
+    },
     /// Rows for this sequence length were not packed.
     #[error("{} has no rows for seq_len {wanted}, only for {available:?}; run `data-pipeline pack --seq-len {wanted}`", root.display())]
     MissingSeqLen {

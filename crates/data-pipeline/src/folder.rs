@@ -27,6 +27,8 @@ use crate::error::{DataError, Result};
 
 /// Name of the file that lists the shards.
 pub(crate) const MANIFEST: &str = "manifest.json";
+/// Name of the file that every command leaves in its output folder.
+pub(crate) const REPORT: &str = "report.json";
 /// Key under which a shard's metadata stands in its Parquet footer.
 const FOOTER_KEY: &str = "firebrick";
 /// Shards beyond this size are not ours.
@@ -89,10 +91,14 @@ impl OutDir {
     /// Starts the folder `dest`, whose parents are created; what an interrupted run left behind is removed.
     ///
     /// # Errors
-    /// [`DataError::Exists`] when `dest` is there and `overwrite` is not set; [`DataError::Io`].
+    /// [`DataError::Exists`] when `dest` is there and `overwrite` is not set, [`DataError::NotOurs`] when it is set but
+    /// `dest` has neither a manifest nor a report; [`DataError::Io`].
     pub fn create(dest: &Path, overwrite: bool) -> Result<Self> {
         if dest.symlink_metadata().is_ok() && !overwrite {
             return Err(DataError::Exists { path: dest.to_path_buf() });
+        }
+        if dest.exists() && ![MANIFEST, REPORT].iter().any(|name| dest.join(name).is_file()) {
+            return Err(DataError::NotOurs { path: dest.to_path_buf() });
         }
         let tmp = sibling(dest, "partial");
         remove_if_there(&tmp)?;

@@ -10,7 +10,7 @@ use crate::clean::{CleanConfig, clean};
 use crate::dedup::{Dedup, content_key};
 use crate::documents::TextWriter;
 use crate::error::{DataError, Result};
-use crate::folder::{OutDir, read_bounded};
+use crate::folder::{OutDir, REPORT, read_bounded};
 use crate::licence::LicencePolicy;
 use crate::progress;
 use crate::quality::{QualityConfig, Reason, judge};
@@ -138,7 +138,7 @@ pub fn ingest(config: &IngestConfig, out: &Path, overwrite: bool) -> Result<Repo
     }
     bar.finish_and_clear();
     let report = run.finish(dest)?;
-    out.write("report.json", report.to_json(out.path())?.as_bytes())?;
+    out.write(REPORT, report.to_json(out.path())?.as_bytes())?;
     out.commit()?;
     Ok(report)
 }

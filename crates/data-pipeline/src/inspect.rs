@@ -23,14 +23,21 @@ const SHOWN: usize = 2000;
 /// # Errors
 /// Whatever is wrong with the folder; [`DataError::BadConfig`] for a row that does not exist.
 pub fn inspect(dir: &Path, row: usize) -> Result<String> {
-    match peek_format(dir)?.as_str() {
+    let shown = match peek_format(dir)?.as_str() {
         "firebrick-text" => text(dir, row),
         "firebrick-token-documents" => documents(dir, row),
         "firebrick-records" if record_columns::verify(dir)?.kind == SftRecord::KIND => records::<SftRecord>(dir, row),
         "firebrick-records" => records::<PreferenceRecord>(dir, row),
         // An unknown format is refused by the reader, which names what it found.
         _ => rows(dir, row),
-    }
+    };
+    shown.map(|text| printable(&text))
+}
+
+/// Text that cannot move a terminal's cursor or change its colours: control characters become U+FFFD.
+pub fn printable(text: &str) -> String {
+    let safe = |c: char| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c };
+    text.chars().map(safe).collect()
 }
 
 fn text(dir: &Path, row: usize) -> Result<String> {

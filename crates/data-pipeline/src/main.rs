@@ -20,7 +20,8 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // If standard error is closed there is nobody left to tell.
-            let _ = writeln!(std::io::stderr(), "data-pipeline: {error:#}");
+            let message = data_pipeline::inspect::printable(&format!("{error:#}"));
+            let _ = writeln!(std::io::stderr(), "data-pipeline: {message}");
             ExitCode::from(2)
         }
     }

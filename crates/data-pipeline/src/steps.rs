@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::documents::{TextFolder, TokenDocuments};
 use crate::error::{DataError, Result};
-use crate::folder::{OutDir, peek_format};
+use crate::folder::{OutDir, REPORT, peek_format};
 use crate::progress;
 use crate::report::{Report, Step};
 use crate::rows::Source;
@@ -34,7 +34,7 @@ pub fn train_tokenizer(inputs: &[PathBuf], vocab_size: usize, out: &Path, overwr
     let report = Report::new("train-tokenizer", vec![step]);
     out.write(TOKENIZER_FILE, tokenizer.json())?;
     out.write("tokenizer_config.json", tokenizer_config().as_bytes())?;
-    out.write("report.json", report.to_json(out.path())?.as_bytes())?;
+    out.write(REPORT, report.to_json(out.path())?.as_bytes())?;
     out.commit()?;
     Ok(report)
 }
@@ -51,7 +51,7 @@ pub fn tokenize(inputs: &[PathBuf], tokenizer: &Path, out: &Path, overwrite: boo
     let ids: Vec<&str> = records.iter().map(|r| r.id.as_str()).collect();
     documents.write_into(out.path(), &ids)?;
     let report = Report::new("tokenize", vec![step]);
-    out.write("report.json", report.to_json(out.path())?.as_bytes())?;
+    out.write(REPORT, report.to_json(out.path())?.as_bytes())?;
     out.commit()?;
     Ok(report)
 }
@@ -90,7 +90,7 @@ pub fn pack(
         step.bytes_out = rows.iter().map(|r| r.n_used() as u64).sum();
         step.notes.insert("tokens of padding".into(), rows.len() as u64 * seq_len as u64 - step.bytes_out);
         step.notes.insert("documents cut into pieces".into(), longer(&documents, seq_len));
-        out.write("report.json", Report::new("pack", vec![step.clone()]).to_json(out.path())?.as_bytes())?;
+        out.write(REPORT, Report::new("pack", vec![step.clone()]).to_json(out.path())?.as_bytes())?;
         out.commit()?;
         steps.push(step);
         bar.inc(1);

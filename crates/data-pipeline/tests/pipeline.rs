@@ -1,4 +1,5 @@
 //! The program end to end: text in, token rows out, every refusal with its exit code.
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

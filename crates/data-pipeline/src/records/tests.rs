@@ -92,6 +92,10 @@ fn parquet_folders_give_back_what_was_written() {
     // One kind does not pass for the other.
     let message = read_preferences(&dir.path().join("sft")).unwrap_err().to_string();
     assert!(message.contains("column `messages`"), "{message}");
+    let coloured = vec![SftRecord { task: "\u{1b}[31mred".into(), ..sft[0].clone() }];
+    write_records(&dir.path().join("red"), &coloured, &sources, "").unwrap();
+    let message = crate::inspect::inspect(&dir.path().join("red"), 0).unwrap();
+    assert!(message.contains("task = \u{fffd}[31mred") && !message.contains('\u{1b}'), "{message}");
     let message = crate::inspect::inspect(&dir.path().join("sft"), 1).unwrap();
     for part in ["sft records", "s (MIT) h", "seed 1", "assistant: 4", "task = sum"] {
         assert!(message.contains(part), "{message}");

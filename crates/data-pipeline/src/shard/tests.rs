@@ -150,6 +150,19 @@ fn an_interrupted_folder_is_cleared_and_an_old_one_replaced_only_on_request() {
 }
 
 #[test]
+fn only_folders_of_ours_are_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let own = dir.path().join("letters");
+    fs::create_dir(&own).unwrap();
+    fs::write(own.join("letter.txt"), "dear").unwrap();
+    for path in [&own, &own.join("letter.txt")] {
+        assert!(matches!(OutDir::create(path, true), Err(DataError::NotOurs { .. })));
+    }
+    assert_eq!(fs::read(own.join("letter.txt")).unwrap(), b"dear");
+    assert!(matches!(OutDir::create(&own.join("letter.txt/out"), false), Err(DataError::Io { .. })));
+}
+
+#[test]
 fn s10_every_length_has_rows_of_its_own_and_a_missing_length_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     for seq_len in [8, 16] {
