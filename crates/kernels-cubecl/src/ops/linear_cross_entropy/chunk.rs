@@ -12,8 +12,9 @@ use crate::simd_math;
 pub(crate) const BLOCK: usize = 256;
 /// Most logits of a chunk, as far as [`MIN_ROWS`] allows.
 const CHUNK_ELEMENTS: usize = 1 << 21;
-/// Fewest rows of a chunk: below that the products would be slow and the gradient of the weight be rewritten too often.
-const MIN_ROWS: usize = 64;
+/// Fewest rows of a chunk: with fewer, packing the head and rewriting its gradient for every chunk would take longer than
+/// the products. For rows at least this wide the logits of a chunk still take no more memory than the head itself.
+const MIN_ROWS: usize = 128;
 /// Most rows of a chunk.
 const MAX_ROWS: usize = 512;
 /// Rows of one task when the gradient of the rows is made.

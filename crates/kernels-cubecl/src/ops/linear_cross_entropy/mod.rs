@@ -25,9 +25,8 @@
 //! the loss non-finite unless it is −∞ and not the target's.
 //!
 //! # Source
-//! de Brébisson and Vincent, "The Z-loss"; Chowdhery et al., "PaLM", section 5, for `z·L²`; Wijmans et al., "Cut Your
-//! Losses in Large-Vocabulary Language Models", and Hsu et al., "Liger Kernel", section 3.2, for taking the head in chunks
-//! with the gradient made in the forward pass.
+//! Chowdhery et al., "PaLM", section 5, for `z·L²`; Wijmans et al., "Cut Your Losses in Large-Vocabulary Language Models",
+//! and Hsu et al., "Liger Kernel", section 3.2, for taking the head in chunks with the gradient made in the forward pass.
 
 pub mod cases;
 pub(crate) mod chunk;
