@@ -247,8 +247,18 @@ impl Lab {
         Self { dir: dir.to_path_buf(), config, files: ModelFiles::Full, model: model() }
     }
 
+    /// What the run is evaluated on.
+    pub(crate) fn eval_set() -> EvalSet {
+        EvalSet::new(&rows(5, 99), 2, Some(123)).unwrap()
+    }
+
     /// Runs, or goes on, until `cut`; `None` when the process "died".
     pub(crate) fn go(&self, cut: Cut) -> Option<Outcome> {
+        self.go_with(&NextToken { z_loss: 1e-4 }, cut)
+    }
+
+    /// As [`Lab::go`], with an objective of the test's own.
+    pub(crate) fn go_with(&self, objective: &dyn Objective<Cpu>, cut: Cut) -> Option<Outcome> {
         let store = CheckpointStore::open(&self.dir.join("checkpoints"), identity(), self.config.keep_last).unwrap();
         let (parts, mut state) = match store.load_latest(&mut |note| panic!("{note}")).unwrap() {
             Some((path, _)) => load_parts(&path, &self.files, self.model.clone(), Default::default()).unwrap(),
@@ -259,10 +269,10 @@ impl Lab {
         let flag = AtomicBool::new(false);
         let mut save = Checkpointer { store, files: self.files.clone(), tokenizer_dir: self.dir.clone() };
         let mut cutter = Cutter { cut, flag: &flag, files };
-        let eval = EvalSet::new(&rows(5, 99), 2, Some(123)).unwrap();
+        let eval = Self::eval_set();
         let mut around = Surroundings { eval: &eval, save: &mut save, observe: &mut cutter, interrupted: &flag };
         let source = source(rows(30, 1), &self.config);
-        match train(&NextToken { z_loss: 1e-4 }, source, parts, &mut state, &self.config, &mut around) {
+        match train(objective, source, parts, &mut state, &self.config, &mut around) {
             Ok((outcome, _)) => Some(outcome),
             Err(error) => {
                 assert!(matches!(cut, Cut::Death(_)), "{error}");
