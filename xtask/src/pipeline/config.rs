@@ -3,6 +3,7 @@
 //! ```toml
 //! version = 1
 //! name = "demo"                       # name of the run folder: {run} is runs/demo
+//! external = ["data/mine"]            # what the user provides; asked for before the first step starts
 //!
 //! [[steps]]
 //! name = "pretrain"
@@ -30,6 +31,9 @@ pub(crate) struct Pipeline {
     version: u64,
     /// Default name of the run.
     pub(crate) name: String,
+    /// Files and folders that the user provides and the repository does not hold.
+    #[serde(default)]
+    external: Vec<String>,
     /// The steps, in the order they run.
     pub(crate) steps: Vec<Step>,
 }
@@ -94,7 +98,11 @@ impl Pipeline {
         ensure!(pipeline.version == 1, "`version` must be 1, found {}", pipeline.version);
         ensure!(is_name(&pipeline.name), "`name` must be letters, digits, - and _, found {:?}", pipeline.name);
         ensure!(!pipeline.steps.is_empty(), "`steps` must have at least one step");
-        let mut made = Made::default();
+        for external in &pipeline.external {
+            let plain = is_plain(external) && !external.starts_with("{run}");
+            ensure!(plain, "`external`: expected a path inside the repository without `..`, found `{external}`");
+        }
+        let mut made = Made { external: &pipeline.external, ..Made::default() };
         for step in &pipeline.steps {
             step.check(root, &mut made).with_context(|| format!("step `{}`", step.name))?;
         }
@@ -106,6 +114,13 @@ impl Pipeline {
         self.steps.iter().map(|step| step.program.as_str()).collect()
     }
 
+    /// Inputs of the first `n` steps that the user has to provide, the missing ones of them.
+    pub(crate) fn missing(&self, root: &Path, n: usize) -> Vec<String> {
+        let inputs: BTreeSet<&String> = self.steps.iter().take(n).flat_map(|step| &step.inputs).collect();
+        let external = |input: &str| self.external.iter().any(|external| covers(external, input));
+        inputs.into_iter().filter(|input| external(input) && !root.join(input).exists()).cloned().collect()
+    }
+
     /// Number of the step of this name.
     pub(crate) fn index(&self, name: &str) -> Result<usize> {
         let found = self.steps.iter().position(|step| step.name == name);
@@ -114,15 +129,22 @@ impl Pipeline {
     }
 }
 
-/// What earlier steps make.
+/// What earlier steps make, and what the user brings.
 #[derive(Default)]
-struct Made {
+struct Made<'a> {
     names: BTreeSet<String>,
     outputs: BTreeMap<String, String>,
+    external: &'a [String],
+}
+
+impl Made<'_> {
+    fn is_external(&self, path: &str) -> bool {
+        self.external.iter().any(|external| covers(external, path))
+    }
 }
 
 impl Step {
-    fn check(&self, root: &Path, made: &mut Made) -> Result<()> {
+    fn check(&self, root: &Path, made: &mut Made<'_>) -> Result<()> {
         ensure!(is_name(&self.name), "`name` must be letters, digits, - and _");
         ensure!(made.names.insert(self.name.clone()), "the name is there twice");
         ensure!(is_name(&self.program), "`program` must be the name of a program, found {:?}", self.program);
@@ -137,18 +159,18 @@ impl Step {
             }
         }
         for arg in self.args.iter().chain(&self.resume_args) {
-            self.check_arg(arg, root)?;
+            self.check_arg(arg, root, made)?;
         }
         made.outputs.extend(self.outputs.iter().map(|output| (output.clone(), self.name.clone())));
         Ok(())
     }
 
     /// A path in an argument must be declared, or a change of it would go unnoticed.
-    fn check_arg(&self, arg: &str, root: &Path) -> Result<()> {
+    fn check_arg(&self, arg: &str, root: &Path, made: &Made<'_>) -> Result<()> {
         let value = arg.split_once('=').map_or(arg, |(_, value)| value);
         check_placeholders(value)?;
-        let is_path =
-            value.contains("{run}") || value.contains("{model:") || (value.contains('/') && root.join(value).exists());
+        let exists = value.contains('/') && root.join(value).exists();
+        let is_path = value.contains("{run}") || value.contains("{model:") || exists || made.is_external(value);
         let mut declared = self.inputs.iter().chain(&self.outputs);
         // A folder that holds declared paths may be named as a whole, such as the root of the data.
         let known = declared.any(|path| covers(path, value) || covers(value, path));
@@ -157,14 +179,14 @@ impl Step {
     }
 }
 
-fn check_input(input: &str, root: &Path, made: &Made) -> Result<()> {
+fn check_input(input: &str, root: &Path, made: &Made<'_>) -> Result<()> {
     check_placeholders(input)?;
     if input.starts_with("{run}/") {
         ensure!(
             made.outputs.keys().any(|output| covers(output, input)),
             "input `{input}` is not an output of an earlier step"
         );
-    } else {
+    } else if !made.is_external(input) {
         ensure!(is_plain(input) && root.join(input).exists(), "input `{input}` does not exist in the repository");
     }
     Ok(())
@@ -276,6 +298,24 @@ show = ["heldout.bits_per_byte"]
             assert!(GOOD.contains(from), "{from}");
             let message = format!("{:#}", parse(&GOOD.replacen(from, to, 1)).unwrap_err());
             assert!(message.contains(want), "{to}: {message}");
+        }
+    }
+
+    #[test]
+    fn what_the_user_provides_may_be_missing_until_the_run() {
+        let text = GOOD.replacen("inputs = [\"configs/data.toml\"]", "inputs = [\"configs/data.toml\", \"mine/a\"]", 1);
+        assert!(format!("{:#}", parse(&text).unwrap_err()).contains("`mine/a` does not exist"));
+        let text = text.replacen("name = \"demo\"", "name = \"demo\"\nexternal = [\"mine\"]", 1);
+        let (pipeline, root) = (parse(&text).unwrap(), tempfile::tempdir().unwrap());
+        assert_eq!(pipeline.missing(root.path(), 1), ["mine/a"]);
+        assert!(pipeline.missing(root.path(), 0).is_empty(), "steps that do not run need nothing");
+        std::fs::create_dir_all(root.path().join("mine/a")).unwrap();
+        assert!(pipeline.missing(root.path(), 3).is_empty());
+        let undeclared = text.replacen("\"--config\", \"configs/data.toml\"", "\"--config\", \"mine/b\"", 1);
+        assert!(format!("{:#}", parse(&undeclared).unwrap_err()).contains("neither an input nor an output"));
+        for outside in ["/mine", "../mine", "{run}/mine", ""] {
+            let text = text.replacen("[\"mine\"]", &format!("[{outside:?}]"), 1);
+            assert!(format!("{:#}", parse(&text).unwrap_err()).contains("`external`"), "{outside}");
         }
     }
 

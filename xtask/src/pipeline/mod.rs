@@ -42,6 +42,11 @@ pub(crate) fn command(mut args: Args) -> Result<()> {
     let name = run.unwrap_or_else(|| pipeline.name.clone());
     config::check_run_name(&name)?;
     let place = Place { root, run: format!("runs/{name}"), device };
+    let missing = pipeline.missing(&place.root, range.until + 1);
+    if !missing.is_empty() {
+        let message = format!("{config} needs {} from you; its comments say what belongs there", missing.join(", "));
+        return Err(Failure::new(USAGE, message).into());
+    }
     let programs = build::programs(&place.root, &pipeline)?;
     let run_dir = place.run_dir();
     for folder in ["steps", "logs"] {

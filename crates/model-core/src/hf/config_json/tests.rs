@@ -153,3 +153,15 @@ fn what_is_written_reads_back() {
         assert_eq!(ModelConfig::from_hf(&config.to_hf_as(FloatType::Bf16)).unwrap(), config);
     }
 }
+
+/// `configs/model` holds every named size as a file, for plans and for other programs.
+#[test]
+fn the_named_sizes_as_files_are_the_named_sizes() {
+    for name in ModelConfig::preset_names() {
+        let path = format!("{}/../../configs/model/{name}.json", env!("CARGO_MANIFEST_DIR"));
+        let text = std::fs::read_to_string(&path).unwrap();
+        let config = ModelConfig::preset(name).unwrap();
+        assert_eq!(ModelConfig::from_hf(&text).unwrap(), config, "{name}");
+        assert_eq!(config.to_hf(), text, "{name}");
+    }
+}
