@@ -80,7 +80,7 @@ pub fn pack(
     let (documents, first_step) = open_documents(inputs, tokenizer)?;
     let mut steps: Vec<Step> = first_step.into_iter().collect();
     let bar = progress::items("pack", seq_lens.len() as u64);
-    for (&seq_len, out) in seq_lens.iter().zip(outs) {
+    for (&seq_len, out) in seq_lens.iter().zip(&outs) {
         let (rows, meta) = documents.pack(seq_len, kind);
         write_rows_into(out.path(), &rows, &meta)?;
         out.write(TOKENIZER_FILE, documents.tokenizer().json())?;
@@ -91,10 +91,11 @@ pub fn pack(
         step.notes.insert("tokens of padding".into(), rows.len() as u64 * seq_len as u64 - step.bytes_out);
         step.notes.insert("documents cut into pieces".into(), longer(&documents, seq_len));
         out.write(REPORT, Report::new("pack", vec![step.clone()]).to_json(out.path())?.as_bytes())?;
-        out.commit()?;
         steps.push(step);
         bar.inc(1);
     }
+    // None appears before all are complete, so that a failure leaves no length behind.
+    outs.into_iter().try_for_each(OutDir::commit)?;
     bar.finish_and_clear();
     Ok(Report::new("pack", steps))
 }

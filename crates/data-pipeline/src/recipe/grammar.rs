@@ -18,6 +18,8 @@ pub(super) fn make(task: Task, view: &View, rng: &mut Rng) -> Option<Parts> {
             Some((vec![("{a}", quote(word))], speech.name().into(), wrong))
         }
         Task::Definition => definition(view, rng),
+        Task::Number => which(view, rng, Form::Plural, NUMBERS),
+        Task::Tense => which(view, rng, Form::Past, TENSES),
         _ => {
             let (form, backwards) = form_of(task)?;
             let (base, used) = rng.pick(view.forms.get(&form)?)?;
@@ -44,6 +46,25 @@ fn form_of(task: Task) -> Option<(Form, bool)> {
         Task::Adverb => (Form::Adverb, false),
         _ => return None,
     })
+}
+
+/// Answers about a base word and about its form.
+const NUMBERS: [&str; 2] = ["singular", "plural"];
+const TENSES: [&str; 2] = ["present", "past"];
+
+/// Whether a word is the base or the form; a form that is some base word too is no question.
+fn which(view: &View, rng: &mut Rng, form: Form, names: [&str; 2]) -> Option<Parts> {
+    let (base, used) = rng.pick(view.forms.get(&form)?)?;
+    let at = rng.below(2);
+    let asked = [base, used][at];
+    Some((vec![("{a}", quote(asked))], names[at].into(), vec![names[1 - at].into()]))
+}
+
+/// The inverse of [`which`]; `None` where the word is both.
+fn base_or_form(word: &str, lexicon: &Lexicon, form: Form, names: [&str; 2]) -> Option<String> {
+    let forms = lexicon.forms.get(&form)?;
+    let (is_base, is_form) = (forms.contains_key(word), forms.values().any(|used| used == word));
+    (is_base != is_form).then(|| names[usize::from(is_form)].to_owned())
 }
 
 /// What cutting off too much or too little gives.
@@ -95,6 +116,8 @@ pub(super) fn solve(task: Task, question: &str, lexicon: &Lexicon) -> Option<Str
             let found = fitting.next()?;
             fitting.next().is_none().then(|| (*found).to_owned())
         }
+        Task::Number => base_or_form(asked, lexicon, Form::Plural, NUMBERS),
+        Task::Tense => base_or_form(asked, lexicon, Form::Past, TENSES),
         _ => {
             let (form, backwards) = form_of(task)?;
             let used = lexicon.forms.get(&form)?;

@@ -22,6 +22,7 @@ pub(super) fn make(task: Task, view: &View, rng: &mut Rng) -> Option<Parts> {
         }
         Task::FirstLetter => (asked, letter(0), rest(0)),
         Task::LastLetter => (asked, letter(a.len() - 1), rest(a.len() - 1)),
+        Task::Vowel => (asked, yes_or_no(is_vowel(a)).into(), vec![yes_or_no(!is_vowel(a)).into()]),
         Task::Begins => return find(&words, rng),
         Task::Alphabet if a[..1] != b[..1] => {
             let (first, second) = if a < b { (a, b) } else { (b, a) };
@@ -44,6 +45,14 @@ fn find(words: &[&str], rng: &mut Rng) -> Option<Parts> {
     }
     let slots = vec![("{a}", quote(&wanted[..2])), ("{list}", quote_all(words))];
     Some((slots, wanted.into(), others.into_iter().map(str::to_owned).collect()))
+}
+
+fn is_vowel(word: &str) -> bool {
+    word.starts_with(['a', 'e', 'i', 'o', 'u'])
+}
+
+fn yes_or_no(yes: bool) -> &'static str {
+    if yes { "yes" } else { "no" }
 }
 
 fn spaced(word: &str) -> String {
@@ -77,6 +86,7 @@ pub(super) fn solve(task: Task, question: &str) -> Option<String> {
         Task::Spell => spaced(asked),
         Task::FirstLetter => asked.chars().next()?.to_string(),
         Task::LastLetter => asked.chars().last()?.to_string(),
+        Task::Vowel => yes_or_no(is_vowel(asked)).to_owned(),
         Task::Begins => list.iter().find(|w| w.starts_with(asked))?.to_string(),
         Task::Alphabet => words.iter().min()?.to_string(),
         Task::Capital => capital(asked),

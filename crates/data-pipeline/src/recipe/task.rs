@@ -27,6 +27,8 @@ pub enum Task {
     FirstLetter,
     /// The last letter.
     LastLetter,
+    /// Whether a word begins with a vowel.
+    Vowel,
     /// The word with given first letters.
     Begins,
     /// Which of two words comes first in the alphabet.
@@ -49,6 +51,10 @@ pub enum Task {
     Adverb,
     /// Part of speech.
     Speech,
+    /// Singular or plural.
+    Number,
+    /// Present or past.
+    Tense,
     /// Which of two words a definition describes; it holds a relative of the right one.
     Definition,
 }
@@ -60,7 +66,10 @@ pub(super) struct Spec {
     /// `{a}` and `{b}` are quoted words or definitions, `{list}` is a list of quoted words, `{x}` plain text.
     /// What is quoted keeps its order in every wording, so that the solver can rely on it.
     wordings: &'static [&'static str],
-    /// Shares of the SFT set and of the preference set, in parts of the sums.
+    /// Shares of the SFT set and of the preference set, in parts of the sums. What a model of two million parameters
+    /// learns from a few hundred steps has large ones: letters, counts and kinds of a word it never saw in training.
+    /// Answers that copy a word of the question have small ones, since such a model has no heads for copying yet; they
+    /// are asked all the same, so that reports show what it cannot do.
     weights: [u32; 2],
 }
 
@@ -79,128 +88,146 @@ const SPECS: &[Spec] = &[
         task: Task::Repeat,
         name: "repeat",
         wordings: &["Repeat the word {a}.", "Say {a} once more."],
-        weights: [4, 0],
+        weights: [1, 1],
     },
     Spec {
         task: Task::First,
         name: "first",
         wordings: &["Which word comes first: {list}?", "First word of the list {list}?"],
-        weights: [4, 1],
+        weights: [1, 1],
     },
     Spec {
         task: Task::Last,
         name: "last",
         wordings: &["Which word comes last: {list}?", "Last word of the list {list}?"],
-        weights: [4, 1],
+        weights: [1, 1],
     },
     Spec {
         task: Task::After,
         name: "after",
         wordings: &["Which word comes after {a} in {list}?", "What follows {a} here: {list}?"],
-        weights: [6, 4],
+        weights: [1, 1],
     },
     Spec {
         task: Task::Before,
         name: "before",
         wordings: &["Which word comes before {a} in {list}?", "What stands before {a} here: {list}?"],
-        weights: [6, 4],
+        weights: [1, 1],
     },
     Spec {
         task: Task::Twice,
         name: "twice",
         wordings: &["Which word is there twice: {list}?", "Which word is repeated in {list}?"],
-        weights: [6, 3],
+        weights: [1, 1],
     },
     Spec {
         task: Task::Count,
         name: "count",
         wordings: &["How many words are in {list}?", "Count the words: {list}."],
-        weights: [4, 2],
+        weights: [9, 6],
     },
-    Spec { task: Task::Spell, name: "spell", wordings: &["Spell {a}.", "How is {a} spelled?"], weights: [3, 4] },
+    Spec { task: Task::Spell, name: "spell", wordings: &["Spell {a}.", "How is {a} spelled?"], weights: [1, 2] },
     Spec {
         task: Task::FirstLetter,
         name: "first-letter",
         wordings: &["What is the first letter of {a}?", "{a} begins with which letter?"],
-        weights: [3, 1],
+        weights: [9, 6],
     },
     Spec {
         task: Task::LastLetter,
         name: "last-letter",
         wordings: &["What is the last letter of {a}?", "{a} ends with which letter?"],
-        weights: [5, 4],
+        weights: [9, 6],
+    },
+    Spec {
+        task: Task::Vowel,
+        name: "vowel",
+        wordings: &["Does {a} begin with a vowel?", "Is the first letter of {a} a vowel?"],
+        weights: [7, 4],
     },
     Spec {
         task: Task::Begins,
         name: "begins",
         wordings: &["Which word begins with {a}: {list}?", "Find the word that starts with {a} in {list}."],
-        weights: [6, 2],
+        weights: [1, 1],
     },
     Spec {
         task: Task::Alphabet,
         name: "alphabet",
         wordings: &["Which comes first in the alphabet, {a} or {b}?", "Put {a} and {b} in order. Which is first?"],
-        weights: [6, 6],
+        weights: [1, 2],
     },
     Spec {
         task: Task::Capital,
         name: "capital",
         wordings: &["Write {a} with a capital letter.", "Begin a sentence with {a}."],
-        weights: [5, 3],
+        weights: [1, 1],
     },
     Spec {
         task: Task::Join,
         name: "join",
         wordings: &["Join {a} and {b}.", "Write {a} and {b} as one word."],
-        weights: [4, 2],
+        weights: [1, 1],
     },
     Spec {
         task: Task::Plural,
         name: "plural",
         wordings: &["What is the plural of {a}?", "Make {a} more than one."],
-        weights: [6, 5],
+        weights: [2, 5],
     },
     Spec {
         task: Task::Singular,
         name: "singular",
         wordings: &["What is the singular of {a}?", "Make {a} only one."],
-        weights: [4, 4],
+        weights: [2, 4],
     },
     Spec {
         task: Task::Past,
         name: "past",
         wordings: &["What is the past tense of {a}?", "Put {a} into the past."],
-        weights: [4, 5],
+        weights: [2, 5],
     },
     Spec {
         task: Task::Base,
         name: "base",
         wordings: &["Which verb has the past tense {a}?", "Put {a} into the present."],
-        weights: [4, 5],
+        weights: [2, 4],
     },
     Spec {
         task: Task::Gerund,
         name: "gerund",
         wordings: &["What is the -ing form of {a}?", "Give the form of {a} that ends in -ing."],
-        weights: [4, 5],
+        weights: [2, 5],
     },
     Spec {
         task: Task::Adverb,
         name: "adverb",
         wordings: &["What is the adverb of {a}?", "Make an adverb from {a}."],
-        weights: [2, 1],
+        weights: [1, 1],
     },
     Spec {
         task: Task::Speech,
         name: "speech",
         wordings: &["Is {a} a noun, a verb, an adjective or an adverb?", "What part of speech is {a}?"],
-        weights: [6, 6],
+        weights: [9, 6],
+    },
+    Spec {
+        task: Task::Number,
+        name: "number",
+        wordings: &["Is {a} singular or plural?", "Is {a} one or more than one?"],
+        weights: [7, 4],
+    },
+    Spec {
+        task: Task::Tense,
+        name: "tense",
+        wordings: &["Is {a} present or past?", "Which tense is {a}, present or past?"],
+        weights: [7, 4],
     },
     Spec {
         task: Task::Definition,
         name: "definition",
         wordings: &["Which word means {x}: {list}?", "Definition: {x}. Which word, {list}?"],
-        weights: [4, 3],
+        weights: [1, 1],
     },
 ];
 
@@ -234,8 +261,12 @@ impl Task {
         use Task::*;
         let (slots, answer, wrong) = match self {
             Repeat | First | Last | After | Before | Twice | Count => lists::make(self, view, rng)?,
-            Spell | FirstLetter | LastLetter | Begins | Alphabet | Capital | Join => letters::make(self, view, rng)?,
-            Plural | Singular | Past | Base | Gerund | Adverb | Speech | Definition => grammar::make(self, view, rng)?,
+            Spell | FirstLetter | LastLetter | Vowel | Begins | Alphabet | Capital | Join => {
+                letters::make(self, view, rng)?
+            }
+            Plural | Singular | Past | Base | Gerund | Adverb | Speech | Number | Tense | Definition => {
+                grammar::make(self, view, rng)?
+            }
         };
         let wording = rng.pick(self.spec().wordings)?;
         let mut wrong: Vec<String> = wrong.into_iter().filter(|w| *w != answer && !w.is_empty()).collect();
@@ -246,9 +277,9 @@ impl Task {
     }
 
     /// Whether the solver may find more than one answer, so that the draw is thrown away: two verbs can share a past
-    /// tense, two words a definition.
+    /// tense, two words a definition, and one word can be its own past.
     pub(super) fn may_be_ambiguous(self) -> bool {
-        matches!(self, Self::Singular | Self::Base | Self::Definition)
+        matches!(self, Self::Singular | Self::Base | Self::Definition | Self::Number | Self::Tense)
     }
 
     /// Answers an exercise from its question alone; `None` when the question is not one of this task's.
@@ -256,8 +287,10 @@ impl Task {
         use Task::*;
         match self {
             Repeat | First | Last | After | Before | Twice | Count => lists::solve(self, question),
-            Spell | FirstLetter | LastLetter | Begins | Alphabet | Capital | Join => letters::solve(self, question),
-            Plural | Singular | Past | Base | Gerund | Adverb | Speech | Definition => {
+            Spell | FirstLetter | LastLetter | Vowel | Begins | Alphabet | Capital | Join => {
+                letters::solve(self, question)
+            }
+            Plural | Singular | Past | Base | Gerund | Adverb | Speech | Number | Tense | Definition => {
                 grammar::solve(self, question, lexicon)
             }
         }
