@@ -5,17 +5,24 @@ use std::path::Path;
 
 use crate::error::ModelError;
 
+/// Whether something lies at `path` that is not an empty folder.
+fn is_occupied(path: &Path) -> Result<bool, ModelError> {
+    let io = |source| ModelError::Io { action: "read", path: path.to_path_buf(), source };
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if found.is_dir() => Ok(std::fs::read_dir(path).map_err(io)?.next().is_some()),
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(io(error)),
+    }
+}
+
 /// Lets `fill` write into a new folder that becomes `out` only when everything in it is on disk.
 ///
 /// # Errors
 /// [`ModelError::OutputExists`] when `out` exists and is not an empty folder, [`ModelError::Io`], and whatever `fill`
 /// returns; nothing is left behind in either case.
 pub fn write_folder<T>(out: &Path, fill: impl FnOnce(&Path) -> Result<T, ModelError>) -> Result<T, ModelError> {
-    let occupied = match std::fs::read_dir(out) {
-        Ok(mut entries) => entries.next().is_some(),
-        Err(error) => error.kind() != std::io::ErrorKind::NotFound,
-    };
-    if occupied {
+    if is_occupied(out)? {
         return Err(ModelError::OutputExists { path: out.to_path_buf() });
     }
     let Some(name) = out.file_name() else {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 #[non_exhaustive]
 pub enum ModelError {
     /// A file or folder could not be read or written.
-    #[error("could not {action} {path}: {source}", path = path.display())]
+    #[error("could not {action} {path}: {source}; check the path, its permissions and the free space", path = path.display())]
     Io {
         /// What was attempted, as a verb: `read`, `write`, `create`, `rename`, `list`.
         action: &'static str,

@@ -7,7 +7,7 @@ use kernels_cubecl::Cpu;
 use model_core::commit::write_folder;
 use model_core::hf::folder::{read_limited, write_new};
 use model_core::hf::generation_config;
-use model_core::hf::json::MAX_CONFIG_BYTES;
+use model_core::hf::json::{MAX_CONFIG_BYTES, parse};
 use model_core::{ChatFormat, Decoder, ModelConfig, ModelError, Tokenizer};
 
 /// Rows that an embedding may have beyond the tokenizer's ids, as padding for the matrix kernels.
@@ -127,13 +127,19 @@ fn take_special_ids(config: &mut ModelConfig, tokenizer: &Tokenizer) {
     config.bos_id = format.begin().and_then(|token| tokenizer.control_id(token));
 }
 
-/// The file beside the tokenizer where there is one, else the one of its chat format.
+/// The file beside the tokenizer where it says how a chat is written, else the one of its chat format: a model folder
+/// without a chat template could not be talked to elsewhere.
 fn tokenizer_config(tokenizer: &Tokenizer, path: &Path, config: &ModelConfig) -> Result<Vec<u8>, ModelError> {
+    let made = || ChatFormat::detect(tokenizer).and_then(|chat| chat.tokenizer_config(tokenizer, config.max_seq_len));
     let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
     let beside = folder.join("tokenizer_config.json");
-    if beside.exists() {
-        return read_limited(&beside, MAX_CONFIG_BYTES as u64);
+    if !beside.exists() {
+        return made().map(String::into_bytes);
     }
-    let made = ChatFormat::detect(tokenizer).and_then(|format| format.tokenizer_config(tokenizer, config.max_seq_len));
-    made.map(String::into_bytes)
+    let bytes = read_limited(&beside, MAX_CONFIG_BYTES as u64)?;
+    let own = parse("tokenizer_config.json", &bytes, MAX_CONFIG_BYTES).map_err(|error| error.in_file(&beside))?;
+    match made() {
+        Ok(text) if own.get("chat_template").is_none() => Ok(text.into_bytes()),
+        _ => Ok(bytes),
+    }
 }
