@@ -8,6 +8,7 @@ pub mod checkpoint;
 pub mod config;
 mod error;
 pub mod lineage;
+pub mod memory;
 pub mod objective;
 pub mod observe;
 pub mod optim;

@@ -71,6 +71,7 @@ struct Cli {
 ///
 /// Wrong usage ends the process with code 2, as clap does by itself.
 pub fn main<S: Stage>() -> ExitCode {
+    crate::memory::keep_freed_memory();
     let args = Cli::parse().args;
     match execute::<S>(&args) {
         Ok(Outcome::Finished) => ExitCode::from(DONE),

@@ -10,7 +10,7 @@ use super::Finding;
 use crate::workspace;
 
 /// Why each dependency is worth its compile time and its trust.
-const REASONS: [(&str, &str); 32] = [
+const REASONS: [(&str, &str); 33] = [
     ("burn", "tensors and automatic differentiation"),
     ("burn-flex", "the CPU backend's storage, which our kernels work on"),
     ("burn-train", "the live terminal view of a training run"),
@@ -37,6 +37,7 @@ const REASONS: [(&str, &str); 32] = [
     ("thiserror", "typed errors of the libraries"),
     ("anyhow", "errors of the programs"),
     ("rustix", "free space and other facts of the system without unsafe code"),
+    ("libc", "the allocator's settings, which have no other interface"),
     ("signal-hook", "saving before SIGTERM ends a run"),
     ("indicatif", "progress bars of long data steps"),
     ("liblzma", "the xz baseline that a model must beat"),

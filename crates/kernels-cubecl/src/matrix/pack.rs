@@ -61,7 +61,11 @@ fn transpose<const W: usize>(strip: Lines, k: usize, out: &mut [[f32; W]]) {
     for (at, out) in (0..k).step_by(STEPS).zip(out.chunks_mut(STEPS)) {
         let steps = out.len();
         for (square, line) in square.iter_mut().zip(&lines) {
-            square[..steps].copy_from_slice(&line[at..at + steps]);
+            // A copy of known length is a few moves; the other is a call.
+            match line[at..].first_chunk::<STEPS>() {
+                Some(whole) => *square = *whole,
+                None => square[..steps].copy_from_slice(&line[at..at + steps]),
+            }
         }
         for (i, out) in out.iter_mut().enumerate() {
             for j in 0..W {
