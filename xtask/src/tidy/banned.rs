@@ -33,6 +33,7 @@ const CODE: [Ban; 9] = [
             ("crates/trainer/src/train.rs", "the duration of a step, handed to the observers"),
             ("xtask/src/launch.rs", "the wall time of a step in the table"),
             ("xtask/src/ci.rs", "the wall time of a check"),
+            ("benches/src/gpu/measure.rs", "the duration of an op"),
         ],
     },
     Ban {
