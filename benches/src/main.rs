@@ -1,0 +1,32 @@
+//! The program `perf`: benchmarks of the pipeline, one subcommand per kind of device.
+
+mod check;
+mod gpu;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Benchmarks of the pipeline.
+#[derive(Parser)]
+#[command(name = "perf")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What to measure.
+#[derive(Subcommand)]
+enum Command {
+    /// All cases of all ops on a device, against the f64 references; exit code 1 on a miss
+    Check(check::Arguments),
+    /// Speed of every op on a CUDA device at the shapes of a 7B model
+    Gpu(gpu::Arguments),
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    match Cli::parse().command {
+        Command::Check(arguments) => check::run(&arguments),
+        Command::Gpu(arguments) => gpu::run(&arguments),
+    }
+}
