@@ -1,6 +1,10 @@
 //! The program `perf`: benchmarks of the pipeline, one subcommand per kind of device.
 
+mod check;
 mod cpu;
+mod gpu;
+
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -17,11 +21,17 @@ struct Cli {
 enum Command {
     /// This machine's CPU: its peak, matrix products, the demo's training step, tokenizer, checkpoints, generation
     Cpu(cpu::Arguments),
+    /// All cases of all ops on a device, against the f64 references; exit code 1 on a miss
+    Check(check::Arguments),
+    /// Speed of every op on a CUDA device at the shapes of a 7B model
+    Gpu(gpu::Arguments),
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<ExitCode> {
     trainer::memory::keep_freed_memory();
     match Cli::parse().command {
-        Command::Cpu(arguments) => cpu::run(&arguments),
+        Command::Cpu(arguments) => cpu::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Check(arguments) => check::run(&arguments),
+        Command::Gpu(arguments) => gpu::run(&arguments),
     }
 }

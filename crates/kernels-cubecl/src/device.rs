@@ -26,19 +26,73 @@ pub enum DeviceChoice {
 pub enum Device {
     /// The CPU, through [`Cpu`].
     Cpu(<Cpu as BackendTypes>::Device),
+    /// A CUDA device, through [`crate::Cuda`].
+    #[cfg(feature = "cuda")]
+    Cuda(crate::cuda::CudaDevice),
 }
 
 impl DeviceChoice {
-    /// Finds the device.
+    /// Finds the device. The best one is CUDA device 0 where this build has CUDA and the device works, the CPU otherwise.
     ///
     /// # Errors
-    /// [`KernelError::NoCuda`] when CUDA is asked for and this build has none.
+    /// [`KernelError::NoCuda`] when CUDA is asked for and this build has none, [`KernelError::CudaMissing`] when the machine
+    /// lacks something for it.
     pub fn resolve(self) -> Result<Device, KernelError> {
+        let cpu = Device::Cpu(Default::default());
         match self {
-            Self::Auto | Self::Cpu => Ok(Device::Cpu(Default::default())),
-            Self::Cuda(index) => Err(KernelError::NoCuda(index)),
+            Self::Auto => Ok(open_cuda(0).unwrap_or(cpu)),
+            Self::Cpu => Ok(cpu),
+            Self::Cuda(index) => open_cuda(index),
         }
     }
+}
+
+/// Runs an expression on the backend of a device: `on_device!(device, B, on => work::<B>(&on))`.
+///
+/// `B` is the backend's type and `on` its device. The value is a `Result` whose error is a fault of the device, see
+/// [`KernelError::DeviceFault`]; the CPU has none. Callers need no feature of their own: this crate knows its backends.
+#[cfg(feature = "cuda")]
+#[macro_export]
+macro_rules! on_device {
+    ($device:expr, $backend:ident, $on:ident => $work:expr) => {
+        match $device {
+            $crate::Device::Cpu($on) => {
+                type $backend = $crate::Cpu;
+                Ok::<_, $crate::KernelError>($work)
+            }
+            $crate::Device::Cuda($on) => {
+                type $backend = $crate::Cuda;
+                $crate::cuda::guarded(|| $work)
+            }
+        }
+    };
+}
+
+/// Runs an expression on the backend of a device: `on_device!(device, B, on => work::<B>(&on))`.
+///
+/// `B` is the backend's type and `on` its device. The value is a `Result` whose error is a fault of the device, see
+/// [`KernelError::DeviceFault`]; the CPU has none. Callers need no feature of their own: this crate knows its backends.
+#[cfg(not(feature = "cuda"))]
+#[macro_export]
+macro_rules! on_device {
+    ($device:expr, $backend:ident, $on:ident => $work:expr) => {
+        match $device {
+            $crate::Device::Cpu($on) => {
+                type $backend = $crate::Cpu;
+                Ok::<_, $crate::KernelError>($work)
+            }
+        }
+    };
+}
+
+#[cfg(feature = "cuda")]
+fn open_cuda(index: usize) -> Result<Device, KernelError> {
+    crate::cuda::open(index).map(Device::Cuda)
+}
+
+#[cfg(not(feature = "cuda"))]
+fn open_cuda(index: usize) -> Result<Device, KernelError> {
+    Err(KernelError::NoCuda(index))
 }
 
 impl FromStr for DeviceChoice {
@@ -89,7 +143,9 @@ mod tests {
 
     #[test]
     fn cuda_without_cuda_is_exit_code_4() {
-        assert_eq!(DeviceChoice::Cuda(1).resolve().unwrap_err().exit_code(), 4);
+        // An index that no machine has, so that the test also holds where there are GPUs.
+        assert_eq!(DeviceChoice::Cuda(1000).resolve().unwrap_err().exit_code(), 4);
+        #[cfg(not(feature = "cuda"))]
         assert_eq!(DeviceChoice::Auto.resolve(), DeviceChoice::Cpu.resolve());
     }
 }

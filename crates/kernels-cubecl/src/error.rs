@@ -15,6 +15,26 @@ pub enum KernelError {
         "open device cuda:{0}: this program was built without CUDA; use --device cpu or build with the feature cuda"
     )]
     NoCuda(usize),
+    /// This program could use CUDA, but the machine lacks something.
+    #[error("open device cuda:{index}: missing {what}; {action}")]
+    CudaMissing {
+        /// Index of the device.
+        index: usize,
+        /// What is missing, and what there is.
+        what: String,
+        /// What to do.
+        action: &'static str,
+    },
+    /// An op failed on the device's own thread, after it was called.
+    #[error(
+        "{op} on CUDA: the kernel did not run: {message}; results since then are garbage, resume from the last checkpoint"
+    )]
+    DeviceFault {
+        /// The op, or the last one that was called.
+        op: String,
+        /// What went wrong, and where.
+        message: String,
+    },
     /// A target token that the head does not have.
     #[error(
         "{op}: target of row {row} must be below the vocabulary size {vocab_size} or -100, got {target}; check the labels against the tokenizer"
@@ -36,7 +56,7 @@ impl KernelError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::UnknownDevice(_) | Self::Target { .. } => 2,
-            Self::NoCuda(_) => 4,
+            Self::NoCuda(_) | Self::CudaMissing { .. } | Self::DeviceFault { .. } => 4,
         }
     }
 }

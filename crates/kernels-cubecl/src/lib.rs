@@ -11,6 +11,8 @@ mod backend;
 pub mod cases;
 pub mod compare;
 mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod device;
 mod error;
 #[cfg(test)]
@@ -28,6 +30,8 @@ pub mod tolerance;
 
 pub use autodiff::{Block, Gradients, recompute};
 pub use backend::{CrossEntropyParts, LmBackend, Rotation, StatsParts, Tracked};
+#[cfg(feature = "cuda")]
+pub use cuda::{Cuda, CudaBf16};
 pub use device::{Cpu, Device, DeviceChoice};
 pub use error::KernelError;
 pub use functions::{

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser};
-use kernels_cubecl::{Cpu, Device, DeviceChoice, LmBackend};
+use kernels_cubecl::{DeviceChoice, LmBackend, on_device};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -93,10 +93,7 @@ pub fn main<S: Stage>() -> ExitCode {
 pub fn execute<S: Stage>(args: &StageArgs) -> Result<Outcome, TrainError> {
     let config: S::Config = config::load(&args.config, &args.sets)?;
     S::check(&config)?;
-    // The only place that knows which backends there are.
-    match args.device.resolve()? {
-        Device::Cpu(device) => S::run::<Cpu>(config, args, &device),
-    }
+    on_device!(args.device.resolve()?, B, device => S::run::<B>(config, args, &device))?
 }
 
 /// What a stage leaves behind.

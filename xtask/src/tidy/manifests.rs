@@ -10,10 +10,15 @@ use super::Finding;
 use crate::workspace;
 
 /// Why each dependency is worth its compile time and its trust.
-const REASONS: [(&str, &str); 33] = [
+const REASONS: [(&str, &str); 38] = [
     ("burn", "tensors and automatic differentiation"),
     ("burn-flex", "the CPU backend's storage, which our kernels work on"),
     ("burn-train", "the live terminal view of a training run"),
+    ("burn-cuda", "the CUDA backend, behind the feature `cuda`"),
+    ("burn-cubecl", "its tensors, which our kernels work on"),
+    ("cubecl", "kernels in Rust that are compiled for the GPU at run time"),
+    ("cubecl-common", "work of our own on the GPU's queue"),
+    ("cudarc", "cuBLASLt and the driver, loaded at run time"),
     ("gemm", "matrix products on the CPU"),
     ("half", "bf16 and f16 tensors in model files"),
     ("bytemuck", "tensors as bytes and back without copies"),

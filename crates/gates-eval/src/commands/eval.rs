@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use gates_eval::{Suite, evaluate};
-use kernels_cubecl::{Cpu, Device, DeviceChoice};
+use kernels_cubecl::{DeviceChoice, on_device};
 
 /// Measures a model with a suite of tasks and writes a report.
 #[derive(Debug, clap::Args)]
@@ -29,8 +29,8 @@ pub(crate) struct EvalArgs {
 pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
     let suite = Suite::load(&args.suite)?;
     let mut done = |_: &gates_eval::suite::Task, metrics: &[gates::Metric]| super::print(metrics);
-    let report = match args.device.resolve()? {
-        Device::Cpu(device) => evaluate::<Cpu>(&args.model, &suite, &args.data, &device, &mut done)?,
-    };
+    let report = on_device!(args.device.resolve()?, B, device => {
+        evaluate::<B>(&args.model, &suite, &args.data, &device, &mut done)
+    })??;
     super::write(&report, &args.out)
 }

@@ -1,4 +1,5 @@
-//! One folder per op: maths and shapes in `mod.rs`, the f64 definition in `reference.rs`, the CPU kernel in `cpu.rs`, cases in `cases.rs`.
+//! One folder per op: maths and shapes in `mod.rs`, the f64 definition in `reference.rs`, the CPU kernel in `cpu.rs`, the CUDA
+//! kernels in `cuda.rs`, cases in `cases.rs`.
 
 pub mod accumulate;
 pub mod adamw;

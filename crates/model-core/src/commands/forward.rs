@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use burn::backend::Autodiff;
 use burn::tensor::{Int, Tensor, TensorData};
-use kernels_cubecl::{Cpu, Device, DeviceChoice, Gradients, Leaf, LmBackend, linear, linear_cross_entropy};
+use kernels_cubecl::{DeviceChoice, Gradients, Leaf, LmBackend, linear, linear_cross_entropy, on_device};
 use model_core::adapter::{peft_name, weights_hash};
 use model_core::hf::names::leaf_values;
 use model_core::hf::tensor_file::Values;
@@ -52,9 +52,7 @@ type Outputs = Vec<(String, Vec<usize>, Vec<f32>)>;
 
 /// Runs the subcommand.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    match arguments.device.resolve()? {
-        Device::Cpu(device) => run_on::<Cpu>(arguments, &device),
-    }
+    on_device!(arguments.device.resolve()?, B, device => run_on::<B>(arguments, &device))?
 }
 
 fn run_on<B: LmBackend>(arguments: &Arguments, device: &B::Device) -> Result<()> {

@@ -4,7 +4,7 @@ use std::io::{IsTerminal, stdout};
 use std::path::PathBuf;
 
 use anyhow::Context;
-use kernels_cubecl::{Cpu, Device, DeviceChoice, LmBackend};
+use kernels_cubecl::{DeviceChoice, LmBackend, on_device};
 use model_core::generate::{Continuation, Finish, generate_watched};
 use model_core::{Chat, ChatFormat, Decoder, Message, ModelError, Role, Sampling, Tokenizer};
 use serde_json::json;
@@ -54,9 +54,7 @@ struct Input {
 
 /// Runs the command.
 pub(crate) fn run(args: &Arguments) -> anyhow::Result<()> {
-    let answer = match args.device.resolve()? {
-        Device::Cpu(device) => answer::<Cpu>(args, &device)?,
-    };
+    let answer = on_device!(args.device.resolve()?, B, device => answer::<B>(args, &device))??;
     println!("{}", if stdout().is_terminal() { visible(&answer) } else { answer });
     Ok(())
 }
@@ -116,6 +114,7 @@ fn visible(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use kernels_cubecl::Cpu;
     use std::path::Path;
 
     use clap::Parser;

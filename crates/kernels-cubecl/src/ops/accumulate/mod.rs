@@ -12,4 +12,6 @@
 
 pub mod cases;
 pub(crate) mod cpu;
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
 pub mod reference;

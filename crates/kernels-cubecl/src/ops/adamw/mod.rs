@@ -14,6 +14,8 @@
 
 pub mod cases;
 pub(crate) mod cpu;
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
 pub mod reference;
 
 /// Hyper-parameters of one AdamW step; every field is explicit, nothing is defaulted.

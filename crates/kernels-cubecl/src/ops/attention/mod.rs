@@ -34,6 +34,8 @@
 
 pub mod cases;
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
 pub mod reference;
 #[cfg(test)]
 mod tests;

@@ -44,6 +44,9 @@ pub fn run_case<B: LmBackend>(case: &Case, runner: &mut Runner<B>) {
     let (dy, dy64) = runner.constant(case.fill.values(3, b * t * d), [b, t, d]);
     let y = crate::embedding(w.clone(), runner.ints(ids.clone(), [b, t]));
     runner.check("y", y.clone().inner(), &reference::forward(&w64, &ids, d), Kind::Copy);
+    if !runner.differentiates(b * t) {
+        return;
+    }
     let grads = runner.backward(y, dy);
     runner.check_grad("dw", &w, &grads, &reference::backward(&dy64, &ids, [v, d]), Kind::Reduction);
 }

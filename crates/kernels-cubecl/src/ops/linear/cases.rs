@@ -50,6 +50,9 @@ pub fn run_case<B: LmBackend>(case: &Case, runner: &mut Runner<B>) {
     let (dy, dy64) = runner.constant(Fill::Typical.values(3, m * o), [b, t, o]);
     let y = crate::linear(x.clone(), w.clone());
     runner.check("y", y.clone().inner(), &reference::forward(&x64, &w64, [m, i, o]), Kind::Product);
+    if !runner.differentiates(m) {
+        return;
+    }
     let grads = runner.backward(y, dy);
     let (dx64, dw64) = reference::backward(&dy64, &x64, &w64, [m, i, o]);
     runner.check_grad("dx", &x, &grads, &dx64, Kind::Product);

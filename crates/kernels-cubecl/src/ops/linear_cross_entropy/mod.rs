@@ -31,6 +31,8 @@
 pub mod cases;
 pub(crate) mod chunk;
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
 pub mod reference;
 #[cfg(test)]
 mod tests;

@@ -48,6 +48,9 @@ pub fn run_case<B: LmBackend>(case: &Case, runner: &mut Runner<B>) {
     let (dy, dy64) = runner.constant(Fill::Typical.values(3, n), case.dims);
     let y = crate::rms_norm(x.clone(), gamma.clone(), case.eps);
     runner.check("y", y.clone().inner(), &reference::forward(&x64, &gamma64, eps).0, Kind::Reduction);
+    if !runner.differentiates(n) {
+        return;
+    }
     let grads = runner.backward(y, dy.clone());
     let (dx64, dgamma64) = reference::backward(&dy64, &x64, &gamma64, eps);
     runner.check_grad("dx", &x, &grads, &dx64, Kind::Reduction);

@@ -20,4 +20,6 @@
 
 pub mod cases;
 pub(crate) mod cpu;
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
 pub mod reference;

@@ -53,6 +53,9 @@ pub fn run_case<B: LmBackend>(case: &Case, runner: &mut Runner<B>) {
     let (sin, sin64) = runner.constant(angles.iter().map(|x| 1.25 * x.sin()).collect(), [b, t, half]);
     let y = crate::rope_qkv(qkv.clone(), cos, sin, heads);
     runner.check("y", y.clone().inner(), &reference::forward(&qkv64, [&cos64, &sin64], heads), Kind::Elementwise);
+    if !runner.differentiates(b * t) {
+        return;
+    }
     let grads = runner.backward(y, dy);
     runner.check_grad("dqkv", &qkv, &grads, &reference::backward(&dy64, [&cos64, &sin64], heads), Kind::Elementwise);
 }

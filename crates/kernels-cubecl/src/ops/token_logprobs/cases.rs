@@ -23,11 +23,11 @@ pub fn run_case<B: LmBackend>(case: &Case, runner: &mut Runner<B>) {
     let stats = crate::token_stats(x.clone().inner(), weight.clone().inner(), targets_tensor.inner());
     runner.check("logprob of the statistics", stats.logprob, &want.logprob, Kind::Product);
     runner.check("lse", stats.lse, &want.lse, Kind::Product);
-    if !case.has_gradient() {
+    if !case.has_gradient() || !runner.differentiates(m) {
         return;
     }
     let argmax: Vec<f64> = want.argmax.iter().map(|&v| f64::from(v)).collect();
-    runner.check("argmax", stats.argmax.float(), &argmax, Kind::Copy);
+    runner.check_ints("argmax", stats.argmax, &argmax);
     let grads = runner.backward(logprob, upstream);
     let (dx, dw) = reference::backward(&upstream64, &operands);
     runner.check_grad("dx", &x, &grads, &dx, Kind::Product);

@@ -1,0 +1,192 @@
+//! What is timed: each op at 8192 tokens of a model with width 4096, 32/8 heads of 128, hidden width 14336, vocabulary 32000.
+
+use burn::tensor::ops::FloatTensor;
+use burn::tensor::{Distribution, Element, FloatDType, Int, Tensor, TensorData};
+use kernels_cubecl::cuda::CudaDevice;
+use kernels_cubecl::{
+    AdamW, Cuda, CudaBf16, HeadLayout, LmBackend, Rotation, Spans, Tracked, adamw_step, add_assign, embedding, linear,
+    sum_squares, swiglu, token_logprobs,
+};
+
+use super::measure::{Bench, Work};
+
+type B = CudaBf16;
+
+const TOKENS: usize = 8192;
+const D_MODEL: usize = 4096;
+const D_FF: usize = 14336;
+const VOCABULARY: usize = 32_000;
+const HEADS: HeadLayout = HeadLayout { n_heads: 32, n_kv_heads: 8, d_head: 128 };
+/// Bytes of a bf16 and of an f32 number.
+const BF16: f64 = 2.0;
+const F32: f64 = 4.0;
+
+/// Times everything.
+pub(super) fn run(device: &CudaDevice, only: &str) {
+    let bench = Bench::new(device, only);
+    let groups: [fn(&Bench, &CudaDevice); 6] = [copies, products, rows, attention, head, optimizer];
+    for group in groups {
+        let group = std::panic::AssertUnwindSafe(|| group(&bench, device));
+        match std::panic::catch_unwind(|| kernels_cubecl::cuda::guarded(group.0)) {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => println!("failed: {error}"),
+            Err(_) => println!("failed: a panic, see above"),
+        }
+    }
+}
+
+fn random<L: LmBackend<Device = CudaDevice>, const D: usize>(dims: [usize; D], device: &CudaDevice) -> Tensor<L, D> {
+    // Random tensors come in the device's default type, whatever the backend's is.
+    let dtype: FloatDType = L::FloatElem::dtype().into();
+    Tensor::random(dims, Distribution::Normal(0.0, 0.5), device).cast(dtype)
+}
+
+fn raw<L: LmBackend, const D: usize>(tensor: &Tensor<L, D>) -> FloatTensor<L> {
+    tensor.clone().into_primitive().tensor()
+}
+
+fn ints<const D: usize>(dims: [usize; D], limit: usize, device: &CudaDevice) -> Tensor<B, D, Int> {
+    let n = dims.iter().product();
+    Tensor::from_data(TensorData::new(kernels_cubecl::cases::whole_numbers(1, n, limit), dims), device)
+}
+
+/// The ceiling of everything that moves memory.
+fn copies(bench: &Bench, device: &CudaDevice) {
+    let (n, x) = ((1usize << 28) as f64, random::<Cuda, 1>([1 << 28], device));
+    bench.time("copy 1 GiB f32 (burn mul_scalar)", Work::Bytes(2.0 * n * F32), || drop(x.clone().mul_scalar(1.0)));
+    let mut acc = Some(random::<Cuda, 1>([1 << 28], device));
+    bench.time("add_assign 1 GiB f32", Work::Bytes(3.0 * n * F32), || {
+        acc = acc.take().map(|acc| add_assign(acc, x.clone()));
+    });
+}
+
+fn products(bench: &Bench, device: &CudaDevice) {
+    let m = TOKENS;
+    for (n, k) in [(D_MODEL, D_MODEL), (HEADS.width(), D_MODEL), (2 * D_FF, D_MODEL), (D_MODEL, D_FF)] {
+        let (x, w, dy) =
+            (random::<B, 2>([m, k], device), random::<B, 2>([n, k], device), random::<B, 2>([m, n], device));
+        let work = Work::Bf16(2.0 * (m * n * k) as f64);
+        bench.time(&format!("linear {m}x{k} to {n}"), work, || drop(linear(x.clone(), w.clone())));
+        bench.time(&format!("linear dx {m}x{k} to {n}"), work, || drop(B::lm_linear_dx(raw(&dy), raw(&w))));
+        bench.time(&format!("linear dw {m}x{k} to {n}"), work, || drop(B::lm_linear_dw(raw(&dy), raw(&x))));
+    }
+    let [x, w] = [0, 1].map(|_| random::<Cuda, 2>([4096, 4096], device));
+    let work = Work::F32(2.0 * 4096f64.powi(3));
+    bench.time("linear f32 4096x4096 to 4096", work, || drop(linear(x.clone(), w.clone())));
+}
+
+fn rows(bench: &Bench, device: &CudaDevice) {
+    let [x, residual, dy] = [0, 1, 2].map(|_| random::<B, 2>([TOKENS, D_MODEL], device));
+    let gamma = random::<B, 1>([D_MODEL], device);
+    let bytes = (TOKENS * D_MODEL) as f64 * BF16;
+    bench.time("rms_norm", Work::Bytes(2.0 * bytes), || drop(B::lm_rms_norm_fwd(raw(&x), raw(&gamma), 1e-5)));
+    bench.time("add_rms_norm", Work::Bytes(4.0 * bytes), || {
+        drop(B::lm_add_rms_norm_fwd(raw(&x), raw(&residual), raw(&gamma), 1e-5));
+    });
+    let rstd = B::lm_rms_norm_fwd(raw(&x), raw(&gamma), 1e-5).1;
+    bench.time("rms_norm backward with carry", Work::Bytes(4.0 * bytes), || {
+        drop(B::lm_rms_norm_bwd(raw(&dy), raw(&x), raw(&gamma), rstd.clone(), Some(raw(&residual))));
+    });
+    let gate_up = random::<B, 2>([TOKENS, 2 * D_FF], device);
+    let dy = random::<B, 2>([TOKENS, D_FF], device);
+    let bytes = (TOKENS * D_FF) as f64 * BF16;
+    bench.time("swiglu", Work::Bytes(3.0 * bytes), || drop(swiglu(gate_up.clone())));
+    bench.time("swiglu backward", Work::Bytes(5.0 * bytes), || drop(B::lm_swiglu_bwd(raw(&dy), raw(&gate_up))));
+    drop((gate_up, dy));
+    let mut qkv = Some(raw(&random::<B, 3>([4, TOKENS / 4, HEADS.width()], device)));
+    let [cos, sin] = [0, 1].map(|_| random::<B, 3>([4, TOKENS / 4, HEADS.d_head / 2], device));
+    let bytes = (TOKENS * (HEADS.n_heads + HEADS.n_kv_heads) * HEADS.d_head) as f64 * BF16;
+    bench.time("rope_qkv in place", Work::Bytes(2.0 * bytes), || {
+        qkv = qkv.take().map(|qkv| B::lm_rope_qkv(qkv, raw(&cos), raw(&sin), HEADS, Rotation::Forward));
+    });
+    let (table, ids) = (random::<B, 2>([VOCABULARY, D_MODEL], device), ints([4, TOKENS / 4], VOCABULARY, device));
+    let dy = random::<B, 3>([4, TOKENS / 4, D_MODEL], device);
+    let bytes = (TOKENS * D_MODEL) as f64 * BF16;
+    bench.time("embedding", Work::Bytes(2.0 * bytes), || drop(embedding(table.clone(), ids.clone())));
+    let table_bytes = (VOCABULARY * D_MODEL) as f64 * BF16;
+    bench.time("embedding backward", Work::Bytes(bytes + table_bytes), || {
+        drop(B::lm_embedding_bwd(raw(&dy), ids.clone().into_primitive(), VOCABULARY));
+    });
+}
+
+/// Every query sees all keys of its document of this length up to itself.
+fn causal<L: LmBackend<Device = CudaDevice>>([b, t]: [usize; 2], document: usize, device: &CudaDevice) -> Spans<L> {
+    let start = (0..b * t).map(|i| (i % t / document * document) as i32).collect::<Vec<_>>();
+    let end = (0..b * t).map(|i| (i % t + 1) as i32).collect::<Vec<_>>();
+    let tensor = |values: Vec<i32>| Tensor::from_data(TensorData::new(values, [b, t]), device);
+    Spans { start: tensor(start), end: tensor(end) }
+}
+
+fn attention(bench: &Bench, device: &CudaDevice) {
+    let half = HeadLayout { d_head: 64, ..HEADS };
+    for (name, rows, document, heads) in [
+        ("attention 4x2048", [4, 2048], 2048, HEADS),
+        ("attention 1x8192", [1, 8192], 8192, HEADS),
+        ("attention 4x2048, head of 64", [4, 2048], 2048, half),
+        ("attention 4x2047", [4, 2047], 2047, HEADS),
+        ("attention 1x8192 in documents of 1024", [1, 8192], 1024, HEADS),
+    ] {
+        attention_case::<B>(bench, name, rows, document, heads, Work::Bf16, device);
+    }
+    attention_case::<Cuda>(bench, "attention f32 4x1024", [4, 1024], 1024, half, Work::F32, device);
+}
+
+fn attention_case<L: LmBackend<Device = CudaDevice>>(
+    bench: &Bench,
+    name: &str,
+    [b, t]: [usize; 2],
+    document: usize,
+    heads: HeadLayout,
+    work: fn(f64) -> Work,
+    device: &CudaDevice,
+) {
+    if !bench.wants(name) && !bench.wants(&format!("{name} backward")) {
+        return;
+    }
+    let qkv = random::<L, 3>([b, t, heads.width()], device);
+    let dout = random::<L, 3>([b, t, heads.q_width()], device);
+    let spans = causal::<L>([b, t], document, device);
+    let scale = 1.0 / (heads.d_head as f32).sqrt();
+    let (start, end) = (spans.start.into_primitive(), spans.end.into_primitive());
+    let forward = || L::lm_attention_fwd(raw(&qkv), start.clone(), end.clone(), None, heads, scale);
+    // Two products of which half is seen; the backward pass counts five.
+    let flops = 2.0 * 2.0 * (b * heads.n_heads * t * document * heads.d_head) as f64 / 2.0;
+    bench.time(name, work(flops), || drop(forward()));
+    let (out, lse) = forward();
+    bench.time(&format!("{name} backward"), work(2.5 * flops), || {
+        let (out, lse, start, end) = (out.clone(), lse.clone(), start.clone(), end.clone());
+        drop(L::lm_attention_bwd(raw(&dout), raw(&qkv), out, lse, start, end, None, heads, scale));
+    });
+}
+
+fn head(bench: &Bench, device: &CudaDevice) {
+    let x = random::<B, 2>([TOKENS, D_MODEL], device) * 0.1;
+    let w = random::<B, 2>([VOCABULARY, D_MODEL], device) * 0.1;
+    let targets = ints([TOKENS], VOCABULARY, device);
+    let weights = Tensor::<B, 1>::ones([TOKENS], device);
+    let flops = 2.0 * (TOKENS * D_MODEL * VOCABULARY) as f64;
+    for (name, factor, want) in [("cross-entropy", 1.0, false), ("cross-entropy with gradients", 3.0, true)] {
+        let want = Tracked { x: want, weight: want };
+        bench.time(name, Work::Bf16(factor * flops), || {
+            let (x, w, targets) = (raw(&x), raw(&w), targets.clone().into_primitive());
+            drop(B::lm_linear_cross_entropy_fwd(x, w, targets, raw(&weights), 1e-4, want));
+        });
+    }
+    bench.time("token_logprobs", Work::Bf16(flops), || drop(token_logprobs(x.clone(), w.clone(), targets.clone())));
+}
+
+fn optimizer(bench: &Bench, device: &CudaDevice) {
+    let n = 1usize << 28;
+    let grad = random::<Cuda, 1>([n], device);
+    bench.time("sum_squares 1 GiB f32", Work::Bytes(n as f64 * F32), || drop(sum_squares(grad.clone())));
+    let mut state = Some([0, 1, 2].map(|_| random::<Cuda, 1>([n], device).abs()));
+    let hyper = AdamW { lr: 1e-4, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, grad_scale: 1.0, step: 10 };
+    bench.time("adamw 268M f32", Work::Bytes(7.0 * n as f64 * F32), || {
+        state = state.take().map(|[param, m, v]| {
+            let (param, m, v) = adamw_step(param, grad.clone(), m, v, &hyper);
+            [param, m, v]
+        });
+    });
+    let half = random::<B, 1>([n], device);
+    bench.time("sum_squares 0.5 GiB bf16", Work::Bytes(n as f64 * BF16), || drop(sum_squares(half.clone())));
+}

@@ -1,0 +1,186 @@
+//! The overrides of the CUDA backend: every op of the trait.
+
+use burn::tensor::ops::{FloatTensor, IntTensor};
+use burn_cubecl::{BoolElement, CubeBackend, FloatElement, IntElement};
+
+use super::{Runtime, faults, gemm};
+use crate::backend::StatsParts;
+use crate::ops::{
+    accumulate, adamw, attention, embedding, linear_cross_entropy, rms_norm, rope_qkv, sum_squares, swiglu,
+};
+use crate::{AdamW, CrossEntropyParts, HeadLayout, LmBackend, Rotation, Tracked};
+
+impl<F: FloatElement, I: IntElement, T: BoolElement> LmBackend for CubeBackend<Runtime, F, I, T> {
+    fn lm_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        faults::enter("linear");
+        gemm::linear(x, weight)
+    }
+
+    fn lm_linear_dx(dy: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        faults::enter("linear backward by x");
+        gemm::linear_dx(dy, weight)
+    }
+
+    fn lm_linear_dw(dy: FloatTensor<Self>, x: FloatTensor<Self>) -> FloatTensor<Self> {
+        faults::enter("linear backward by weight");
+        gemm::linear_dw(dy, x)
+    }
+
+    fn lm_rms_norm_fwd(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        eps: f32,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        faults::enter("rms_norm");
+        rms_norm::cuda::forward(x, gamma, eps)
+    }
+
+    fn lm_rms_norm_bwd(
+        dy: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        rstd: FloatTensor<Self>,
+        carry: Option<FloatTensor<Self>>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        faults::enter("rms_norm backward");
+        rms_norm::cuda::backward(dy, x, gamma, rstd, carry)
+    }
+
+    fn lm_add_rms_norm_fwd(
+        x: FloatTensor<Self>,
+        residual: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        eps: f32,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        faults::enter("add_rms_norm");
+        rms_norm::cuda::add_forward(x, residual, gamma, eps)
+    }
+
+    fn lm_rope_qkv(
+        qkv: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        heads: HeadLayout,
+        rotation: Rotation,
+    ) -> FloatTensor<Self> {
+        faults::enter("rope_qkv");
+        rope_qkv::cuda::rotate(qkv, cos, sin, heads, rotation)
+    }
+
+    fn lm_attention_fwd(
+        qkv: FloatTensor<Self>,
+        start: IntTensor<Self>,
+        end: IntTensor<Self>,
+        sinks: Option<FloatTensor<Self>>,
+        heads: HeadLayout,
+        scale: f32,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        faults::enter("attention");
+        attention::cuda::forward(qkv, start, end, sinks, heads, scale)
+    }
+
+    fn lm_attention_bwd(
+        dout: FloatTensor<Self>,
+        qkv: FloatTensor<Self>,
+        out: FloatTensor<Self>,
+        lse: FloatTensor<Self>,
+        start: IntTensor<Self>,
+        end: IntTensor<Self>,
+        sinks: Option<FloatTensor<Self>>,
+        heads: HeadLayout,
+        scale: f32,
+    ) -> (FloatTensor<Self>, Option<FloatTensor<Self>>) {
+        faults::enter("attention backward");
+        attention::cuda::backward(dout, qkv, out, lse, start, end, sinks, heads, scale)
+    }
+
+    fn lm_attention_cached(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        start: IntTensor<Self>,
+        end: IntTensor<Self>,
+        sinks: Option<FloatTensor<Self>>,
+        heads: HeadLayout,
+        scale: f32,
+    ) -> FloatTensor<Self> {
+        faults::enter("attention_cached");
+        attention::cuda::forward_cached(q, k, v, start, end, sinks, heads, scale)
+    }
+
+    fn lm_swiglu(gate_up: FloatTensor<Self>) -> FloatTensor<Self> {
+        faults::enter("swiglu");
+        swiglu::cuda::forward(gate_up)
+    }
+
+    fn lm_swiglu_bwd(dy: FloatTensor<Self>, gate_up: FloatTensor<Self>) -> FloatTensor<Self> {
+        faults::enter("swiglu backward");
+        swiglu::cuda::backward(dy, gate_up)
+    }
+
+    fn lm_embedding(weight: FloatTensor<Self>, ids: IntTensor<Self>) -> FloatTensor<Self> {
+        faults::enter("embedding");
+        embedding::cuda::forward(weight, ids)
+    }
+
+    fn lm_embedding_bwd(dy: FloatTensor<Self>, ids: IntTensor<Self>, n_rows: usize) -> FloatTensor<Self> {
+        faults::enter("embedding backward");
+        embedding::cuda::backward(dy, ids, n_rows)
+    }
+
+    fn lm_linear_cross_entropy_fwd(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        weights: FloatTensor<Self>,
+        z_loss: f32,
+        want: Tracked,
+    ) -> CrossEntropyParts<Self> {
+        faults::enter("linear_cross_entropy");
+        let (loss, nll, dx, dw) = linear_cross_entropy::cuda::cross_entropy(x, weight, targets, weights, z_loss, want);
+        CrossEntropyParts { loss, nll, dx, dw }
+    }
+
+    fn lm_token_logprobs_bwd(
+        dlogprob: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        lse: FloatTensor<Self>,
+        want: Tracked,
+    ) -> (Option<FloatTensor<Self>>, Option<FloatTensor<Self>>) {
+        faults::enter("token_logprobs backward");
+        linear_cross_entropy::cuda::logprobs_backward(dlogprob, x, weight, targets, lse, want)
+    }
+
+    fn lm_token_stats(x: FloatTensor<Self>, weight: FloatTensor<Self>, targets: IntTensor<Self>) -> StatsParts<Self> {
+        faults::enter("token_logprobs");
+        linear_cross_entropy::cuda::token_stats(x, weight, targets)
+    }
+
+    fn lm_sum_squares(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        faults::enter("sum_squares");
+        sum_squares::cuda::forward(x)
+    }
+
+    fn lm_adamw_step(
+        param: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        m: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        hyper: &AdamW,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        faults::enter("adamw_step");
+        adamw::cuda::step(param, grad, m, v, hyper)
+    }
+
+    fn lm_add_assign(acc: FloatTensor<Self>, x: FloatTensor<Self>) -> FloatTensor<Self> {
+        faults::enter("add_assign");
+        accumulate::cuda::add_assign(acc, x)
+    }
+
+    fn lm_scale(x: FloatTensor<Self>, factor: FloatTensor<Self>) -> FloatTensor<Self> {
+        faults::enter("scale");
+        accumulate::cuda::scale(x, factor)
+    }
+}

@@ -1,0 +1,118 @@
+//! Matrix products through cuBLASLt: no transpose copies, sums in f32, and true f32 products for f32 operands.
+
+use burn::tensor::{DType, Shape, TensorMetadata};
+
+use super::launch::{dense, empty, rows, with_last};
+use super::{Buffer, bridge};
+
+/// One product `c[m,n] (+)= op(a)[m,k] · op(b)[k,n]` of dense row-major matrices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Gemm {
+    /// Rows of `c`.
+    pub m: usize,
+    /// Columns of `c`.
+    pub n: usize,
+    /// Length of the sums.
+    pub k: usize,
+    /// `a` is stored as `[k, m]`.
+    pub a_transposed: bool,
+    /// `b` is stored as `[n, k]`.
+    pub b_transposed: bool,
+    /// Add to `c` in place of writing it.
+    pub accumulate: bool,
+}
+
+/// Element types of the operands and of the result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Types {
+    /// Both operands are bf16; f32 otherwise.
+    pub(crate) bf16_in: bool,
+    /// The result is bf16; f32 otherwise.
+    pub(crate) bf16_out: bool,
+}
+
+impl Types {
+    /// The types of a product, where cuBLASLt has it.
+    fn new(a: DType, b: DType, c: DType) -> Option<Self> {
+        match (a, b, c) {
+            (DType::BF16, DType::BF16, DType::BF16) => Some(Self { bf16_in: true, bf16_out: true }),
+            (DType::BF16, DType::BF16, DType::F32) => Some(Self { bf16_in: true, bf16_out: false }),
+            (DType::F32, DType::F32, DType::F32) => Some(Self { bf16_in: false, bf16_out: false }),
+            _ => None,
+        }
+    }
+}
+
+/// Enqueues a product into `c`'s memory, whoever else holds it.
+///
+/// # Panics
+/// When a buffer is shorter than the product, or cuBLASLt has no product of these element types.
+pub fn gemm(op: &'static str, a: &Buffer, b: &Buffer, c: &Buffer, problem: Gemm) {
+    let Gemm { m, n, k, .. } = problem;
+    for (name, tensor, want) in [("a", a, m * k), ("b", b, n * k), ("c", c, m * n)] {
+        let got = tensor.shape().num_elements();
+        assert!(got == want && tensor.is_contiguous(), "{op}: {name} of {problem:?} needs {want} elements, got {got}");
+    }
+    assert!(m * n > 0 && k > 0, "{op}: a product needs rows, columns and terms, got {problem:?}");
+    let types = Types::new(a.dtype, b.dtype, c.dtype).unwrap_or_else(|| {
+        panic!(
+            "{op}: no CUDA product of {:?} and {:?} into {:?}; use bf16 or f32 throughout",
+            a.dtype, b.dtype, c.dtype
+        )
+    });
+    bridge::enqueue_gemm(op, [a, b, c], problem, types);
+}
+
+/// A zero tensor; products without terms and gradients without rows are that.
+pub(crate) fn zeros(like: &Buffer, shape: Shape, dtype: DType) -> Buffer {
+    match shape.num_elements() {
+        0 => empty(like, shape, dtype),
+        _ => burn_cubecl::ops::numeric::zeros_client(like.client.clone(), like.device.clone(), shape, dtype),
+    }
+}
+
+/// The two operands in one element type: bf16 only where both are.
+pub(crate) fn paired(a: Buffer, b: Buffer) -> (Buffer, Buffer) {
+    let dtype = if a.dtype == b.dtype { a.dtype } else { DType::F32 };
+    (super::launch::dense_as(a, dtype), super::launch::dense_as(b, dtype))
+}
+
+/// `x[.., i] · weight[o, i]ᵀ`.
+pub(crate) fn linear(x: Buffer, weight: Buffer) -> Buffer {
+    let (x, weight) = paired(x, weight);
+    let ((m, k), n) = (rows(&x.shape()), weight.shape()[0]);
+    let y = empty(&x, with_last(&x.shape(), n), x.dtype);
+    if m * n == 0 || k == 0 {
+        return zeros(&x, y.shape(), x.dtype);
+    }
+    gemm("linear", &x, &weight, &y, Gemm { m, n, k, a_transposed: false, b_transposed: true, accumulate: false });
+    y
+}
+
+/// `dy[.., o] · weight[o, i]`.
+pub(crate) fn linear_dx(dy: Buffer, weight: Buffer) -> Buffer {
+    let (dy, weight) = paired(dy, weight);
+    let ((m, k), n) = (rows(&dy.shape()), weight.shape()[1]);
+    let dx = empty(&dy, with_last(&dy.shape(), n), dy.dtype);
+    if m * n == 0 || k == 0 {
+        return zeros(&dy, dx.shape(), dy.dtype);
+    }
+    let problem = Gemm { m, n, k, a_transposed: false, b_transposed: false, accumulate: false };
+    gemm("linear backward by x", &dy, &weight, &dx, problem);
+    dx
+}
+
+/// `dyᵀ · x`, with the element type of `dy`.
+pub(crate) fn linear_dw(dy: Buffer, x: Buffer) -> Buffer {
+    let dtype = dy.dtype;
+    let (dy, x) = paired(dense(dy), x);
+    let ((k, m), (_, n)) = (rows(&dy.shape()), rows(&x.shape()));
+    let shape = Shape::new([dy.shape()[dy.shape().num_dims() - 1], x.shape()[x.shape().num_dims() - 1]]);
+    if k == 0 || m * n == 0 {
+        return zeros(&dy, shape, dtype);
+    }
+    let dw = empty(&dy, shape, dy.dtype);
+    let problem = Gemm { m, n, k, a_transposed: true, b_transposed: false, accumulate: false };
+    gemm("linear backward by weight", &dy, &x, &dw, problem);
+    super::launch::dense_as(dw, dtype)
+}
