@@ -6,6 +6,10 @@ mod gpu;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use kernels_cubecl::KernelError;
+
+/// Exit code of bad usage or input.
+const USAGE: u8 = 2;
 
 /// Benchmarks of the pipeline.
 #[derive(Parser)]
@@ -24,9 +28,13 @@ enum Command {
     Gpu(gpu::Arguments),
 }
 
-fn main() -> anyhow::Result<ExitCode> {
-    match Cli::parse().command {
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
         Command::Check(arguments) => check::run(&arguments),
         Command::Gpu(arguments) => gpu::run(&arguments),
-    }
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("perf: {error:#}");
+        ExitCode::from(error.downcast_ref::<KernelError>().map_or(USAGE, KernelError::exit_code))
+    })
 }
