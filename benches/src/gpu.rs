@@ -37,10 +37,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 /// Says that this build cannot measure.
 #[cfg(not(feature = "cuda"))]
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let error = match arguments.device {
+    Err(match arguments.device {
         DeviceChoice::Cuda(index) => KernelError::NoCuda(index),
         _ => KernelError::NoCuda(0),
-    };
-    eprintln!("perf gpu: {error}");
-    Ok(ExitCode::from(error.exit_code()))
+    }
+    .into())
 }

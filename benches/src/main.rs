@@ -7,6 +7,10 @@ mod gpu;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use kernels_cubecl::KernelError;
+
+/// Exit code of bad usage or input.
+const USAGE: u8 = 2;
 
 /// Benchmarks of the pipeline.
 #[derive(Parser)]
@@ -27,11 +31,15 @@ enum Command {
     Gpu(gpu::Arguments),
 }
 
-fn main() -> anyhow::Result<ExitCode> {
+fn main() -> ExitCode {
     trainer::memory::keep_freed_memory();
-    match Cli::parse().command {
+    let result = match Cli::parse().command {
         Command::Cpu(arguments) => cpu::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Check(arguments) => check::run(&arguments),
         Command::Gpu(arguments) => gpu::run(&arguments),
-    }
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("perf: {error:#}");
+        ExitCode::from(error.downcast_ref::<KernelError>().map_or(USAGE, KernelError::exit_code))
+    })
 }

@@ -38,7 +38,7 @@ pub(super) fn run(device: &CudaDevice, only: &str) {
 fn random<L: LmBackend<Device = CudaDevice>, const D: usize>(dims: [usize; D], device: &CudaDevice) -> Tensor<L, D> {
     // Random tensors come in the device's default type, whatever the backend's is.
     let dtype: FloatDType = L::FloatElem::dtype().into();
-    Tensor::random(dims, Distribution::Normal(0.0, 0.5), device).cast(dtype)
+    Tensor::<L, D>::random(dims, Distribution::Normal(0.0, 0.5), device).cast::<FloatDType>(dtype)
 }
 
 fn raw<L: LmBackend, const D: usize>(tensor: &Tensor<L, D>) -> FloatTensor<L> {
@@ -163,7 +163,7 @@ fn head(bench: &Bench, device: &CudaDevice) {
     let x = random::<B, 2>([TOKENS, D_MODEL], device) * 0.1;
     let w = random::<B, 2>([VOCABULARY, D_MODEL], device) * 0.1;
     let targets = ints([TOKENS], VOCABULARY, device);
-    let weights = Tensor::<B, 1>::ones([TOKENS], device);
+    let weights = random::<B, 1>([TOKENS], device).abs();
     let flops = 2.0 * (TOKENS * D_MODEL * VOCABULARY) as f64;
     for (name, factor, want) in [("cross-entropy", 1.0, false), ("cross-entropy with gradients", 3.0, true)] {
         let want = Tracked { x: want, weight: want };

@@ -38,8 +38,8 @@ pub(crate) fn dense_as(tensor: Buffer, dtype: DType) -> Buffer {
 fn convert_kernel<F: Float, G: Float, N: Size>(
     x: &Array<Vector<F, N>>,
     y: &mut Array<Vector<G, N>>,
-    #[define(F)] _x: StorageType,
-    #[define(G)] _y: StorageType,
+    #[define(F)] _x_type: StorageType,
+    #[define(G)] _y_type: StorageType,
 ) {
     let i = ABSOLUTE_POS;
     if i < y.len() {

@@ -100,7 +100,7 @@ fn sum_rows_kernel<F: Float>(
     out: &mut Array<F>,
     rows: u32,
     columns: u32,
-    #[define(F)] _out: StorageType,
+    #[define(F)] _out_type: StorageType,
 ) {
     let column = CUBE_POS_X * comptime!(COLUMNS as u32) + UNIT_POS_X;
     let mut sum = 0.0f32;

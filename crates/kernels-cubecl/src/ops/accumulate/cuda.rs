@@ -11,8 +11,8 @@ use crate::cuda::{Buffer, Runtime};
 fn add_kernel<F: Float, G: Float, N: Size>(
     acc: &mut Array<Vector<F, N>>,
     x: &Array<Vector<G, N>>,
-    #[define(F)] _acc: StorageType,
-    #[define(G)] _x: StorageType,
+    #[define(F)] _acc_type: StorageType,
+    #[define(G)] _x_type: StorageType,
 ) {
     let i = ABSOLUTE_POS;
     if i < x.len() {
@@ -25,8 +25,8 @@ fn add_kernel<F: Float, G: Float, N: Size>(
 fn scale_kernel<F: Float, G: Float, N: Size>(
     x: &mut Array<Vector<F, N>>,
     factor: &Array<G>,
-    #[define(F)] _x: StorageType,
-    #[define(G)] _factor: StorageType,
+    #[define(F)] _x_type: StorageType,
+    #[define(G)] _factor_type: StorageType,
 ) {
     let i = ABSOLUTE_POS;
     if i < x.len() {

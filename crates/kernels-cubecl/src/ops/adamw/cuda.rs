@@ -24,9 +24,9 @@ fn step_kernel<P: Float, G: Float, S: Float, N: Size>(
     step: f32,
     root2: f32,
     eps: f32,
-    #[define(P)] _param: StorageType,
-    #[define(G)] _grad: StorageType,
-    #[define(S)] _state: StorageType,
+    #[define(P)] _param_type: StorageType,
+    #[define(G)] _grad_type: StorageType,
+    #[define(S)] _state_type: StorageType,
 ) {
     let i = ABSOLUTE_POS;
     if i < grad.len() {

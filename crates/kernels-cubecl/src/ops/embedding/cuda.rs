@@ -41,8 +41,8 @@ fn scatter_kernel<F: Float, G: Float, N: Size>(
     n_ids: u32,
     vectors: u32,
     #[comptime] per: usize,
-    #[define(F)] _dy: StorageType,
-    #[define(G)] _grad: StorageType,
+    #[define(F)] _dy_type: StorageType,
+    #[define(G)] _grad_type: StorageType,
 ) {
     let wanted = CUBE_POS_X as i32;
     let mut sum = Array::<Vector<f32, N>>::new(per);

@@ -130,7 +130,7 @@ fn cross_entropy_kernel<F: Float, N: Size>(
     z_loss: f32,
     #[comptime] gradient: bool,
     #[comptime] threads: usize,
-    #[define(F)] _grad: StorageType,
+    #[define(F)] _grad_type: StorageType,
 ) {
     let row = (first_row + CUBE_POS_X) as usize;
     let base = CUBE_POS_X * vectors;
@@ -210,7 +210,7 @@ fn logprob_gradient_kernel<F: Float, N: Size>(
     first_row: u32,
     vectors: u32,
     #[comptime] threads: usize,
-    #[define(F)] _grad: StorageType,
+    #[define(F)] _grad_type: StorageType,
 ) {
     let row = (first_row + CUBE_POS_X) as usize;
     let base = CUBE_POS_X * vectors;

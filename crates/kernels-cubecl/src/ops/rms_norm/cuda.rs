@@ -27,8 +27,8 @@ fn forward_kernel<F: Float, G: Float, N: Size>(
     width: f32,
     #[comptime] per: usize,
     #[comptime] threads: usize,
-    #[define(F)] _x: StorageType,
-    #[define(G)] _gamma: StorageType,
+    #[define(F)] _x_type: StorageType,
+    #[define(G)] _gamma_type: StorageType,
 ) {
     let base = CUBE_POS_X * vectors;
     let mut values = Array::<Vector<f32, N>>::new(per);
@@ -58,8 +58,8 @@ fn add_forward_kernel<F: Float, G: Float, N: Size>(
     width: f32,
     #[comptime] per: usize,
     #[comptime] threads: usize,
-    #[define(F)] _x: StorageType,
-    #[define(G)] _gamma: StorageType,
+    #[define(F)] _x_type: StorageType,
+    #[define(G)] _gamma_type: StorageType,
 ) {
     let base = CUBE_POS_X * vectors;
     let mut values = Array::<Vector<f32, N>>::new(per);
@@ -126,8 +126,8 @@ fn backward_kernel<F: Float, G: Float, N: Size>(
     #[comptime] per: usize,
     #[comptime] threads: usize,
     #[comptime] carried: bool,
-    #[define(F)] _x: StorageType,
-    #[define(G)] _gamma: StorageType,
+    #[define(F)] _x_type: StorageType,
+    #[define(G)] _gamma_type: StorageType,
 ) {
     let mut dgamma = Array::<Vector<f32, N>>::new(per);
     #[unroll]

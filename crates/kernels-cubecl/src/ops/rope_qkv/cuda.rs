@@ -19,8 +19,8 @@ fn rotate_kernel<F: Float, G: Float, N: Size>(
     #[comptime] rotated: usize,
     #[comptime] half: usize,
     #[comptime] width: usize,
-    #[define(F)] _qkv: StorageType,
-    #[define(G)] _table: StorageType,
+    #[define(F)] _qkv_type: StorageType,
+    #[define(G)] _table_type: StorageType,
 ) {
     let i = ABSOLUTE_POS;
     if i < cos.len() {

@@ -17,7 +17,7 @@ fn squares_kernel<F: Float, N: Size>(
     part: &mut Array<f32>,
     stride: u32,
     #[comptime] threads: usize,
-    #[define(F)] _x: StorageType,
+    #[define(F)] _x_type: StorageType,
 ) {
     let mut squares = Vector::<f32, N>::new(0.0f32);
     let mut i = ABSOLUTE_POS;

@@ -6,6 +6,7 @@
 //!
 //! The fast-math flags only choose `ex2.approx`, which carries NaN and infinities on.
 #![allow(clippy::too_many_arguments, reason = "a kernel takes every buffer and size by itself")]
+#![allow(clippy::manual_is_multiple_of, reason = "kernels have no such method")]
 
 use cubecl::prelude::barrier::Barrier;
 use cubecl::prelude::*;
