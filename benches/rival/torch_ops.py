@@ -1,0 +1,84 @@
+"""The ops of `perf gpu` in PyTorch, to be run in the same call on the same card.
+
+    python3 benches/rival/torch_ops.py
+
+bf16 matrix products and their gradients at the shapes of a 7B model, a matrix product in f32, a copy, and scaled dot-product
+attention forward and backward. Medians of five batches of 20 calls, timed with events. TFLOP/s of attention count the causal
+half, and five products of the backward pass.
+"""
+
+import torch
+import torch.nn.functional as F
+
+TOKENS = 8192
+SHAPES = [(4096, 4096), (6144, 4096), (28672, 4096), (4096, 14336)]
+ATTENTION = [(4, 2048, 128), (1, 8192, 128), (4, 2048, 64)]
+HEADS, KV_HEADS = 32, 8
+DEVICE = "cuda"
+
+
+def seconds(call, calls: int = 20, batches: int = 5) -> float:
+    """Median time of one call."""
+    for _ in range(3):
+        call()
+    torch.cuda.synchronize()
+    times = []
+    for _ in range(batches):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        for _ in range(calls):
+            call()
+        end.record()
+        torch.cuda.synchronize()
+        times.append(start.elapsed_time(end) / calls * 1e-3)
+    return sorted(times)[batches // 2]
+
+
+def report(name: str, time: float, amount: float, unit: str) -> None:
+    print(f"{name:<40}{time * 1e6:10.1f} us{amount / time / 1e12:10.2f} {unit}")
+
+
+def random(*shape: int, grad: bool = False) -> torch.Tensor:
+    return (torch.randn(*shape, device=DEVICE, dtype=torch.bfloat16) * 0.5).requires_grad_(grad)
+
+
+@torch.no_grad()
+def products() -> None:
+    for n, k in SHAPES:
+        x, w, dy = random(TOKENS, k), random(n, k), random(TOKENS, n)
+        flops = 2 * TOKENS * n * k
+        report(f"linear {k} to {n}", seconds(lambda: F.linear(x, w)), flops, "TFLOP/s")
+        report(f"linear dx {k} to {n}", seconds(lambda: dy @ w), flops, "TFLOP/s")
+        report(f"linear dw {k} to {n}", seconds(lambda: dy.t() @ x), flops, "TFLOP/s")
+    x = torch.randn(4096, 4096, device=DEVICE)
+    report("linear f32 4096 to 4096", seconds(lambda: F.linear(x, x)), 2 * 4096**3, "TFLOP/s")
+    source, target = torch.randn(1 << 28, device=DEVICE), torch.empty(1 << 28, device=DEVICE)
+    report("copy 1 GiB", seconds(lambda: target.copy_(source)), 2 * 4 * (1 << 28), "TB/s")
+
+
+def attention(rows: int, length: int, d_head: int) -> None:
+    q = random(rows, HEADS, length, d_head, grad=True)
+    k, v = (random(rows, KV_HEADS, length, d_head, grad=True) for _ in range(2))
+
+    def forward() -> torch.Tensor:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+
+    flops = 2 * 2 * rows * HEADS * length * length * d_head / 2
+    with torch.no_grad():
+        report(f"attention {rows}x{length}, head of {d_head}", seconds(forward), flops, "TFLOP/s")
+    out = forward()
+    upstream = torch.randn_like(out)
+    backward = seconds(lambda: torch.autograd.grad(out, (q, k, v), upstream, retain_graph=True))
+    report(f"attention {rows}x{length}, head of {d_head} backward", backward, 2.5 * flops, "TFLOP/s")
+
+
+def main() -> None:
+    torch.manual_seed(0)
+    print(f"PyTorch {torch.__version__}, {torch.cuda.get_device_name()}")
+    products()
+    for case in ATTENTION:
+        attention(*case)
+
+
+if __name__ == "__main__":
+    main()
