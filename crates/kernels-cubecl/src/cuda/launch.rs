@@ -152,16 +152,15 @@ mod tests {
 
     #[test]
     fn lanes_divide_the_width_and_keep_loads_aligned() {
-        let cases: [(usize, &[(usize, u64)], usize); 7] = [
-            (4096, &[(2, 0)], 8),
+        for (width, places, want) in [
+            (4096, &[(2, 0)][..], 8),
             (4096, &[(4, 0)], 4),
             (4096, &[(2, 0), (4, 0)], 4),
             (99, &[(2, 0)], 1),
             (12, &[(2, 0)], 4),
             (16, &[(2, 8)], 4),
             (16, &[(2, 0), (2, 2)], 1),
-        ];
-        for (width, places, want) in cases {
+        ] {
             assert_eq!(lanes_for(width, places), want, "{width} {places:?}");
         }
     }
