@@ -117,6 +117,7 @@ mod tests {
     use std::path::Path;
 
     use clap::Parser;
+    use kernels_cubecl::Cpu;
     use model_core::ModelConfig;
     use serde_json::Value;
 
