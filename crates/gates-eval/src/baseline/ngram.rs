@@ -267,7 +267,7 @@ mod tests {
             state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             let (a, b) = (ids[ids.len() - 1], ids[ids.len() - 2]);
             let noise = (state >> 40) as u32;
-            ids.push(if noise % 4 == 0 { (noise >> 8) % vocab } else { (3 * a + 5 * b + 1) % vocab });
+            ids.push(if noise.is_multiple_of(4) { (noise >> 8) % vocab } else { (3 * a + 5 * b + 1) % vocab });
         }
         ids
     }
