@@ -114,10 +114,10 @@ fn visible(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use kernels_cubecl::Cpu;
     use std::path::Path;
 
     use clap::Parser;
+    use kernels_cubecl::Cpu;
     use model_core::ModelConfig;
     use serde_json::Value;
 
