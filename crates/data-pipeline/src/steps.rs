@@ -94,7 +94,7 @@ pub fn pack(
         steps.push(step);
         bar.inc(1);
     }
-    // None appears before all are complete, so that a failure leaves no length behind.
+    // None appears before all are complete, so that work that fails leaves no length behind.
     outs.into_iter().try_for_each(OutDir::commit)?;
     bar.finish_and_clear();
     Ok(Report::new("pack", steps))

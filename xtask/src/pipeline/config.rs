@@ -117,8 +117,8 @@ impl Pipeline {
     /// Inputs of the first `n` steps that the user has to provide, the missing ones of them.
     pub(crate) fn missing(&self, root: &Path, n: usize) -> Vec<String> {
         let inputs: BTreeSet<&String> = self.steps.iter().take(n).flat_map(|step| &step.inputs).collect();
-        let external = |input: &str| self.external.iter().any(|external| covers(external, input));
-        inputs.into_iter().filter(|input| external(input) && !root.join(input).exists()).cloned().collect()
+        let is_missing = |input: &&String| is_external(&self.external, input) && !root.join(input).exists();
+        inputs.into_iter().filter(is_missing).cloned().collect()
     }
 
     /// Number of the step of this name.
@@ -135,12 +135,6 @@ struct Made<'a> {
     names: BTreeSet<String>,
     outputs: BTreeMap<String, String>,
     external: &'a [String],
-}
-
-impl Made<'_> {
-    fn is_external(&self, path: &str) -> bool {
-        self.external.iter().any(|external| covers(external, path))
-    }
 }
 
 impl Step {
@@ -170,7 +164,7 @@ impl Step {
         let value = arg.split_once('=').map_or(arg, |(_, value)| value);
         check_placeholders(value)?;
         let exists = value.contains('/') && root.join(value).exists();
-        let is_path = value.contains("{run}") || value.contains("{model:") || exists || made.is_external(value);
+        let is_path = value.contains("{run}") || exists || is_external(made.external, value);
         let mut declared = self.inputs.iter().chain(&self.outputs);
         // A folder that holds declared paths may be named as a whole, such as the root of the data.
         let known = declared.any(|path| covers(path, value) || covers(value, path));
@@ -186,7 +180,7 @@ fn check_input(input: &str, root: &Path, made: &Made<'_>) -> Result<()> {
             made.outputs.keys().any(|output| covers(output, input)),
             "input `{input}` is not an output of an earlier step"
         );
-    } else if !made.is_external(input) {
+    } else if !is_external(made.external, input) {
         ensure!(is_plain(input) && root.join(input).exists(), "input `{input}` does not exist in the repository");
     }
     Ok(())
@@ -201,6 +195,11 @@ fn check_placeholders(text: &str) -> Result<()> {
         rest = after;
     }
     Ok(())
+}
+
+/// Whether the user provides this path.
+fn is_external(external: &[String], path: &str) -> bool {
+    external.iter().any(|given| covers(given, path))
 }
 
 /// Whether `inner` is `outer` or lies below it.

@@ -52,7 +52,8 @@ fn form_of(task: Task) -> Option<(Form, bool)> {
 const NUMBERS: [&str; 2] = ["singular", "plural"];
 const TENSES: [&str; 2] = ["present", "past"];
 
-/// Whether a word is the base or the form; a form that is some base word too is no question.
+/// Asks whether a word is the base or the form. A word that is both is thrown away later, because [`base_or_form`] has no
+/// answer to it.
 fn which(view: &View, rng: &mut Rng, form: Form, names: [&str; 2]) -> Option<Parts> {
     let (base, used) = rng.pick(view.forms.get(&form)?)?;
     let at = rng.below(2);
