@@ -1,0 +1,60 @@
+//! Questions to the driver before cubecl starts.
+
+use std::ffi::{CStr, c_int};
+
+use cudarc::cublaslt::sys as lt_sys;
+use cudarc::driver::sys as driver;
+use cudarc::nvrtc::sys as nvrtc;
+
+/// What the driver says about a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in super::super) struct Facts {
+    /// Version of CUDA that the driver supports, as 1000·major + 10·minor.
+    pub(in super::super) driver: i32,
+    /// Number of devices.
+    pub(in super::super) n_devices: usize,
+    /// Compute capability as 10·major + minor, where the device exists.
+    pub(in super::super) capability: Option<i32>,
+    /// Name of the device, where it exists.
+    pub(in super::super) name: String,
+}
+
+/// Which of the libraries that are loaded at run time can be loaded: driver, NVRTC, cuBLASLt.
+pub(in super::super) fn libraries() -> [bool; 3] {
+    // SAFETY: loading a library runs its initialisers; these three are NVIDIA's own.
+    unsafe { [driver::is_culib_present(), nvrtc::is_culib_present(), lt_sys::is_culib_present()] }
+}
+
+/// Asks the driver about device `index`; the driver's library must be there.
+pub(in super::super) fn facts(index: usize) -> Result<Facts, String> {
+    let fail = |call: &str, result: driver::CUresult| match result {
+        driver::CUresult::CUDA_SUCCESS => Ok(()),
+        result => Err(format!("{call}: {result:?}")),
+    };
+    let (mut version, mut n_devices): (c_int, c_int) = (0, 0);
+    // SAFETY: every pointer is to a live local variable.
+    unsafe {
+        fail("cuInit", driver::cuInit(0))?;
+        fail("cuDriverGetVersion", driver::cuDriverGetVersion(&mut version))?;
+        fail("cuDeviceGetCount", driver::cuDeviceGetCount(&mut n_devices))?;
+    }
+    let mut facts = Facts { driver: version, n_devices: n_devices as usize, capability: None, name: String::new() };
+    if index < facts.n_devices {
+        use driver::CUdevice_attribute::{
+            CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
+        };
+        let (mut device, mut major, mut minor, mut name) = (0, 0, 0, [0; 128]);
+        // SAFETY: every pointer is to a live local variable; the name is written with its terminating zero into the array.
+        unsafe {
+            fail("cuDeviceGet", driver::cuDeviceGet(&mut device, index as c_int))?;
+            let attribute = CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR;
+            fail("cuDeviceGetAttribute", driver::cuDeviceGetAttribute(&mut major, attribute, device))?;
+            let attribute = CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR;
+            fail("cuDeviceGetAttribute", driver::cuDeviceGetAttribute(&mut minor, attribute, device))?;
+            fail("cuDeviceGetName", driver::cuDeviceGetName(name.as_mut_ptr(), name.len() as c_int - 1, device))?;
+            facts.name = CStr::from_ptr(name.as_ptr()).to_string_lossy().into_owned();
+        }
+        facts.capability = Some(10 * major + minor);
+    }
+    Ok(facts)
+}
