@@ -60,6 +60,10 @@ pub trait LmBackend: Backend {
     fn lm_linear_dw(dy: FloatTensor<Self>, x: FloatTensor<Self>) -> FloatTensor<Self> {
         portable::linear_dw::<Self>(dy, x)
     }
+    /// `acc + dyᵀ · x`, into `acc`'s memory where nobody else holds it.
+    fn lm_linear_dw_acc(dy: FloatTensor<Self>, x: FloatTensor<Self>, acc: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::lm_add_assign(acc, Self::lm_linear_dw(dy, x))
+    }
 
     /// RMS norm over the last axis.
     fn lm_rms_norm(x: FloatTensor<Self>, gamma: FloatTensor<Self>, eps: f32) -> FloatTensor<Self> {

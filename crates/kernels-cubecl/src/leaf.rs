@@ -61,6 +61,22 @@ impl<B: Backend> Leaf<B> {
         }
     }
 
+    /// The primitive of either rank.
+    pub(crate) fn into_primitive(self) -> FloatTensor<B> {
+        match self {
+            Self::Vector(tensor) => tensor.into_primitive().tensor(),
+            Self::Matrix(tensor) => tensor.into_primitive().tensor(),
+        }
+    }
+
+    /// A leaf of this one's rank around a primitive of any backend.
+    pub(crate) fn with_primitive<C: Backend>(&self, primitive: FloatTensor<C>) -> Leaf<C> {
+        match self {
+            Self::Vector(_) => Leaf::Vector(wrap(primitive)),
+            Self::Matrix(_) => Leaf::Matrix(wrap(primitive)),
+        }
+    }
+
     /// Applies `f` to the primitive; the shape must stay.
     pub(crate) fn map_primitive<C: Backend>(self, f: impl FnOnce(FloatTensor<B>) -> FloatTensor<C>) -> Leaf<C> {
         match self {

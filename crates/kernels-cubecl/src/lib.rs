@@ -28,7 +28,7 @@ mod simd_math;
 mod tests;
 pub mod tolerance;
 
-pub use autodiff::{Block, Gradients, recompute};
+pub use autodiff::{Block, Gradients, backward_into, recompute};
 pub use backend::{CrossEntropyParts, LmBackend, Rotation, StatsParts, Tracked};
 #[cfg(feature = "cuda")]
 pub use cuda::{Cuda, CudaBf16};

@@ -5,6 +5,7 @@
 mod node;
 mod ops;
 mod replay;
+mod sums;
 
 use std::sync::Arc;
 
@@ -26,6 +27,7 @@ use ops::{
 use replay::Segment;
 
 pub use burn::backend::autodiff::grads::Gradients;
+pub use sums::backward_into;
 
 /// A block of layers as a function of its input and its parameters.
 pub type Block<B> = Arc<dyn Fn(Tensor<B, 3>, Vec<Leaf<B>>) -> Tensor<B, 3> + Send + Sync>;

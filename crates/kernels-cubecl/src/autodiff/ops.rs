@@ -9,6 +9,7 @@ use burn::tensor::ops::{FloatTensor, IntTensor};
 
 use super::node::Var;
 use super::replay::Saved;
+use super::sums;
 use crate::{HeadLayout, LmBackend, Rotation, Tracked};
 
 /// `step!(Name, parents, state type, |grads, dy, state, parents| body)`: a backward step with its saved state.
@@ -35,7 +36,10 @@ step!(
     /// `x` is saved when the weight is tracked, the weight when `x` is.
     LinearBackward, 2, (Option<FloatTensor<B>>, Option<FloatTensor<B>>), |grads, dy, (x, weight), [x_node, w_node]| {
         if let (Some(node), Some(x)) = (w_node, x) {
-            grads.register::<B>(node.id, B::lm_linear_dw(dy.clone(), x));
+            sums::accumulate::<B>(grads, node.id, |sum| match sum {
+                Some(sum) => B::lm_linear_dw_acc(dy.clone(), x, sum),
+                None => B::lm_linear_dw(dy.clone(), x),
+            });
         }
         if let (Some(node), Some(weight)) = (x_node, weight) {
             grads.register::<B>(node.id, B::lm_linear_dx(dy, weight));
@@ -56,7 +60,7 @@ step!(
             grads.register::<B>(node.id, dx);
         }
         if let Some(node) = g_node {
-            grads.register::<B>(node.id, dgamma);
+            sums::register::<B>(grads, node.id, dgamma);
         }
     }
 );
@@ -105,7 +109,7 @@ step!(
             grads.register::<B>(node.id, dqkv);
         }
         if let (Some(node), Some(dsinks)) = (sinks_node, dsinks) {
-            grads.register::<B>(node.id, dsinks);
+            sums::register::<B>(grads, node.id, dsinks);
         }
     }
 );
@@ -123,7 +127,7 @@ step!(
     /// Keeps the ids and the height of the table.
     EmbeddingBackward, 1, (IntTensor<B>, usize), |grads, dy, (ids, n_rows), [node]| {
         if let Some(node) = node {
-            grads.register::<B>(node.id, B::lm_embedding_bwd(dy, ids, n_rows));
+            sums::register::<B>(grads, node.id, B::lm_embedding_bwd(dy, ids, n_rows));
         }
     }
 );
@@ -133,7 +137,7 @@ step!(
     CrossEntropyBackward, 2, (Option<FloatTensor<B>>, Option<FloatTensor<B>>), |grads, dy, (dx, dw), parents| {
         for (node, gradient) in parents.into_iter().zip([dx, dw]) {
             if let (Some(node), Some(gradient)) = (node, gradient) {
-                grads.register::<B>(node.id, B::lm_scale(gradient, dy.clone()));
+                sums::register::<B>(grads, node.id, B::lm_scale(gradient, dy.clone()));
             }
         }
     }
@@ -145,7 +149,7 @@ step!(
         let (dx, dw) = B::lm_token_logprobs_bwd(dy, x, weight, targets, lse, want);
         for (node, gradient) in parents.into_iter().zip([dx, dw]) {
             if let (Some(node), Some(gradient)) = (node, gradient) {
-                grads.register::<B>(node.id, gradient);
+                sums::register::<B>(grads, node.id, gradient);
             }
         }
     }

@@ -26,6 +26,11 @@ impl<F: FloatElement, I: IntElement, T: BoolElement> LmBackend for CubeBackend<R
         gemm::linear_dw(dy, x)
     }
 
+    fn lm_linear_dw_acc(dy: FloatTensor<Self>, x: FloatTensor<Self>, acc: FloatTensor<Self>) -> FloatTensor<Self> {
+        faults::enter("linear backward by weight");
+        gemm::linear_dw_acc(dy, x, acc)
+    }
+
     fn lm_rms_norm_fwd(
         x: FloatTensor<Self>,
         gamma: FloatTensor<Self>,

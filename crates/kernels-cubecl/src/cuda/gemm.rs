@@ -116,3 +116,19 @@ pub(crate) fn linear_dw(dy: Buffer, x: Buffer) -> Buffer {
     gemm("linear backward by weight", &dy, &x, &dw, problem);
     super::launch::dense_as(dw, dtype)
 }
+
+/// `acc + dyᵀ · x`, with the element type of `acc`: f32, or bf16 where both operands are.
+pub(crate) fn linear_dw_acc(dy: Buffer, x: Buffer, acc: Buffer) -> Buffer {
+    let acc = super::launch::owned(acc);
+    let (dy, x) = paired(dense(dy), x);
+    let ((k, m), (_, n)) = (rows(&dy.shape()), rows(&x.shape()));
+    if k == 0 || m * n == 0 {
+        return acc;
+    }
+    if acc.dtype != DType::F32 && acc.dtype != dy.dtype {
+        return crate::ops::accumulate::cuda::add_assign(acc, linear_dw(dy, x));
+    }
+    let problem = Gemm { m, n, k, a_transposed: true, b_transposed: false, accumulate: true };
+    gemm("linear backward by weight", &dy, &x, &acc, problem);
+    acc
+}

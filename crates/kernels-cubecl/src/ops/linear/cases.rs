@@ -1,9 +1,9 @@
 //! Cases of the linear layer.
 
 use super::reference;
-use crate::LmBackend;
 use crate::cases::{Check, Fill, Runner};
 use crate::tolerance::Kind;
+use crate::{Leaf, LmBackend, backward_into};
 
 /// One case.
 #[derive(Clone, Debug)]
@@ -53,10 +53,19 @@ pub fn run_case<B: LmBackend>(case: &Case, runner: &mut Runner<B>) {
     if !runner.differentiates(m) {
         return;
     }
-    let grads = runner.backward(y, dy);
+    let grads = runner.backward(y, dy.clone());
     let (dx64, dw64) = reference::backward(&dy64, &x64, &w64, [m, i, o]);
     runner.check_grad("dx", &x, &grads, &dx64, Kind::Product);
     runner.check_grad("dw", &w, &grads, &dw64, Kind::Product);
+    // Two passes onto one sum.
+    let (leaf, mut sums) = ([Leaf::Matrix(w.clone())], [None]);
+    for _ in 0..2 {
+        let y = crate::linear(x.clone(), w.clone());
+        backward_into((y * dy.clone()).sum(), &leaf, &mut sums);
+    }
+    let [Some(Leaf::Matrix(sum))] = sums else { unreachable!("the weight is tracked and a matrix") };
+    let twice: Vec<f64> = dw64.iter().map(|dw| 2.0 * dw).collect();
+    runner.check("dw summed", sum, &twice, Kind::Product);
 }
 
 /// Runs the table.
