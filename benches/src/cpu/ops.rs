@@ -5,7 +5,8 @@
 
 use anyhow::Result;
 use burn::tensor::ops::{FloatTensor, IntTensor};
-use kernels_cubecl::{AdamW, Cpu, LmBackend, Rotation, Tracked};
+use burn::tensor::{Tensor, TensorPrimitive};
+use kernels_cubecl::{AdamW, Cpu, Leaf, LmBackend, Master, Moments, Rotation, Tracked, adamw_step, sum_squares};
 use model_core::{ModelConfig, Rows};
 
 use super::demo::{self, Demo, values, whole_numbers};
@@ -81,8 +82,9 @@ fn head_and_embedding(bench: &mut Bench, config: &ModelConfig) {
 /// Global norm and AdamW over all parameters; the tensors stay with the optimizer and change in place.
 fn optimizer(bench: &mut Bench, demo: &Demo) {
     let n = demo::model_config().n_params() as usize;
-    let grad = values(&[n], 1);
-    bench.add("sum of squares of the gradients", 1, 0.0, || Cpu::lm_sum_squares(grad.clone()));
+    let leaf = |seed| Leaf::Vector(Tensor::<Cpu, 1>::from_primitive(TensorPrimitive::Float(values(&[n], seed))));
+    let (grad, scale) = (leaf(1), Tensor::from_floats([1.0], &Default::default()));
+    bench.add("sum of squares of the gradients", 1, 0.0, || sum_squares(grad.clone().vector()));
     let train = &demo.stage.train;
     let hyper = AdamW {
         lr: train.lr as f32,
@@ -90,14 +92,16 @@ fn optimizer(bench: &mut Bench, demo: &Demo) {
         beta2: train.beta2 as f32,
         eps: train.eps as f32,
         weight_decay: train.weight_decay as f32,
-        grad_scale: 1.0,
         step: 10,
+        seed: 0,
     };
-    let zeros = || Some(values(&[n], 2));
+    let zeros = || Some(leaf(2));
     let (mut param, mut first, mut second) = (zeros(), zeros(), zeros());
     bench.add("AdamW", 1, 0.0, || {
         let [p, m, v] = [&mut param, &mut first, &mut second].map(|slot| slot.take().expect("put back below"));
-        let (p, m, v) = Cpu::lm_adamw_step(p, grad.clone(), m, v, &hyper);
+        let moments = Moments::Full { m, v };
+        let (p, _, moments) = adamw_step(p, grad.clone(), Master::Nearest, moments, scale.clone(), &hyper);
+        let Moments::Full { m, v } = moments else { unreachable!("full moments stay full") };
         (param, first, second) = (Some(p), Some(m), Some(v));
     });
 }

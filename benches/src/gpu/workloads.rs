@@ -1,11 +1,12 @@
 //! What is timed: each op at 8192 tokens of a model with width 4096, 32/8 heads of 128, hidden width 14336, vocabulary 32000.
 
 use burn::tensor::ops::FloatTensor;
-use burn::tensor::{Distribution, Element, FloatDType, Int, Tensor, TensorData};
+use burn::tensor::{DType, Distribution, Element, FloatDType, Int, Tensor, TensorData};
 use kernels_cubecl::cuda::CudaDevice;
 use kernels_cubecl::{
-    AdamW, Cuda, CudaBf16, HeadLayout, LmBackend, Rotation, Spans, Tracked, adamw_step, add_assign, embedding, linear,
-    sum_squares, swiglu, token_logprobs,
+    AdamW, Cuda, CudaBf16, HeadLayout, Leaf, LmBackend, Master, Moments, PackedMoments, Rotation, Spans, Tracked,
+    adamw_step, add_assign, clip_scale, embedding, linear, sum_parts, sum_squares, sum_squares_into, sum_squares_parts,
+    swiglu, token_logprobs,
 };
 
 use super::measure::{Bench, Work};
@@ -179,14 +180,57 @@ fn optimizer(bench: &Bench, device: &CudaDevice) {
     let n = 1usize << 28;
     let grad = random::<Cuda, 1>([n], device);
     bench.time("sum_squares 1 GiB f32", Work::Bytes(n as f64 * F32), || drop(sum_squares(grad.clone())));
-    let mut state = Some([0, 1, 2].map(|_| random::<Cuda, 1>([n], device).abs()));
-    let hyper = AdamW { lr: 1e-4, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, grad_scale: 1.0, step: 10 };
-    bench.time("adamw 268M f32", Work::Bytes(7.0 * n as f64 * F32), || {
-        state = state.take().map(|[param, m, v]| {
-            let (param, m, v) = adamw_step(param, grad.clone(), m, v, &hyper);
-            [param, m, v]
-        });
-    });
     let half = random::<B, 1>([n], device);
     bench.time("sum_squares 0.5 GiB bf16", Work::Bytes(n as f64 * BF16), || drop(sum_squares(half.clone())));
+    let mut parts = Some(sum_squares_parts::<B>(300, device));
+    bench.time("sum_squares_into 0.5 GiB bf16", Work::Bytes(n as f64 * BF16), || {
+        parts = parts.take().map(|parts| sum_squares_into(parts, 7, Leaf::Vector(half.clone())));
+    });
+    let parts = sum_squares_parts::<B>(300, device);
+    bench.time("sum_parts and clip_scale of 300", Work::Bytes((300 * 1024) as f64 * F32), || {
+        drop(clip_scale(sum_parts(parts.clone()), 8192.0, 1.0));
+    });
+    let full = || {
+        let [m, v] = [0, 1].map(|_| Leaf::Vector(random::<Cuda, 1>([n], device).abs()));
+        Moments::Full { m, v }
+    };
+    adamw(bench, "adamw 268M f32", 28.0, random::<Cuda, 1>([n], device), grad.clone(), Master::Nearest, full);
+    let packed = || Moments::Packed(PackedMoments::zeros(n, device));
+    let param = random::<Cuda, 1>([n], device);
+    adamw(bench, "adamw 268M f32, packed moments", 16.0, param, grad, Master::Nearest, packed);
+    // Moments of f32 numbers beside bf16 parameters.
+    let full = || {
+        let [m, v] = [0, 1].map(|_| Leaf::Vector(Tensor::zeros([n], (device, DType::F32))));
+        Moments::Full { m, v }
+    };
+    let packed = || Moments::Packed(PackedMoments::zeros(n, device));
+    let kept = || Master::zero_remainder(n, device);
+    adamw(bench, "adamw 268M bf16 + remainder", 26.0, half.clone(), half.clone(), kept(), full);
+    adamw(bench, "adamw 268M bf16 + remainder, packed moments", 14.0, half.clone(), half.clone(), kept(), packed);
+    adamw(bench, "adamw 268M bf16 stochastic, packed moments", 10.0, half.clone(), half, Master::Stochastic, packed);
+}
+
+/// Times a step that moves so many bytes for each element.
+fn adamw<L: LmBackend<Device = CudaDevice>>(
+    bench: &Bench,
+    name: &str,
+    bytes: f64,
+    param: Tensor<L, 1>,
+    grad: Tensor<L, 1>,
+    master: Master<L>,
+    moments: impl FnOnce() -> Moments<L>,
+) {
+    if !bench.wants(name) {
+        return;
+    }
+    let mut hyper = AdamW { lr: 1e-4, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, step: 1, seed: 1 };
+    let n = param.dims()[0] as f64;
+    let (grad, scale) = (Leaf::Vector(grad), Tensor::<L, 1>::from_floats([0.5], &param.device()).cast(FloatDType::F32));
+    let mut state = Some((Leaf::Vector(param), master, moments()));
+    bench.time(name, Work::Bytes(bytes * n), || {
+        hyper.step += 1;
+        state = state
+            .take()
+            .map(|(param, master, moments)| adamw_step(param, grad.clone(), master, moments, scale.clone(), &hyper));
+    });
 }

@@ -7,7 +7,7 @@
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::{FloatTensor, IntTensor};
 
-use crate::{AdamW, HeadLayout, portable};
+use crate::{AdamW, HeadLayout, Master, Moments, portable};
 
 /// Direction of the rotary embedding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -251,15 +251,28 @@ pub trait LmBackend: Backend {
     fn lm_sum_squares(x: FloatTensor<Self>) -> FloatTensor<Self> {
         portable::sum_squares::<Self>(x)
     }
-    /// One optimizer step: `(param, m, v)`.
+    /// Writes partial sums of the squares of `x` into row `index` of `parts [k, SUM_PARTS]`.
+    fn lm_sum_squares_into(parts: FloatTensor<Self>, index: usize, x: FloatTensor<Self>) -> FloatTensor<Self> {
+        portable::sum_squares_into::<Self>(parts, index, Self::lm_sum_squares(x))
+    }
+    /// Sum of all elements of f32 partial sums in a fixed order, `[1]`.
+    fn lm_sum_parts(parts: FloatTensor<Self>) -> FloatTensor<Self> {
+        portable::sum_parts::<Self>(parts)
+    }
+    /// Factor `[1]` of a summed gradient with this sum of squares `[1]`; see [`crate::clip_scale`].
+    fn lm_clip_scale(squares: FloatTensor<Self>, units: f64, max_norm: f64) -> FloatTensor<Self> {
+        portable::clip_scale::<Self>(squares, units, max_norm)
+    }
+    /// One optimizer step, into the memory of the parameter and its state where nobody else holds it.
     fn lm_adamw_step(
         param: FloatTensor<Self>,
         grad: FloatTensor<Self>,
-        m: FloatTensor<Self>,
-        v: FloatTensor<Self>,
+        master: Master<Self>,
+        moments: Moments<Self>,
+        scale: FloatTensor<Self>,
         hyper: &AdamW,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        portable::adamw_step::<Self>(param, grad, m, v, hyper)
+    ) -> (FloatTensor<Self>, Master<Self>, Moments<Self>) {
+        portable::adamw_step::<Self>(param, grad, master, moments, scale, hyper)
     }
     /// `acc + x`, into `acc`'s memory where nobody else holds it.
     fn lm_add_assign(acc: FloatTensor<Self>, x: FloatTensor<Self>) -> FloatTensor<Self> {

@@ -12,7 +12,7 @@ use burn::tensor::{
 };
 
 use crate::compare::{Mismatch, Report, compare};
-use crate::tolerance::{Kind, Precision, tolerance};
+use crate::tolerance::{Kind, Precision, Tolerance, tolerance};
 use crate::{Gradients, LmBackend, ops};
 
 /// What the numbers of a case look like.
@@ -138,6 +138,11 @@ impl<B: LmBackend> Runner<B> {
         (Tensor::from_inner(tensor), values)
     }
 
+    /// An untracked vector of f32 numbers, whatever the backend's float type is.
+    pub fn floats<const N: usize>(&self, values: [f32; N]) -> Tensor<B, 1> {
+        Tensor::from_data(TensorData::new(values.to_vec(), [N]), (&self.device, DType::F32))
+    }
+
     /// A tensor of whole numbers.
     pub fn ints<const D: usize>(&self, values: Vec<i32>, dims: [usize; D]) -> Tensor<Autodiff<B>, D, Int> {
         match dims.contains(&0) {
@@ -174,6 +179,12 @@ impl<B: LmBackend> Runner<B> {
             _ => Precision::F32,
         };
         let outcome = compare(&numbers(got), want, tolerance(precision, kind));
+        self.checks.push(Check { op: self.op, case: self.case.clone(), what, outcome });
+    }
+
+    /// Compares numbers with the reference under bounds of the caller's own.
+    pub fn check_numbers(&mut self, what: &'static str, got: &[f32], want: &[f64], tolerance: Tolerance) {
+        let outcome = compare(got, want, tolerance);
         self.checks.push(Check { op: self.op, case: self.case.clone(), what, outcome });
     }
 

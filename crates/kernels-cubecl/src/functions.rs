@@ -1,8 +1,10 @@
 //! The ops on burn tensors: shape checks, then the backend's method.
 
-use burn::tensor::{Int, Tensor, TensorPrimitive, backend::Backend, ops::FloatTensor};
+use burn::tensor::{DType, Int, Tensor, TensorMetadata, TensorPrimitive, backend::Backend, ops::FloatTensor};
 
-use crate::{AdamW, HeadLayout, LmBackend, Rotation, Spans};
+use crate::ops::adamw::packed;
+use crate::ops::sum_squares::SUM_PARTS;
+use crate::{AdamW, HeadLayout, Leaf, LmBackend, Master, Moments, PackedMoments, Rotation, Spans};
 
 fn unwrap<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> FloatTensor<B> {
     tensor.into_primitive().tensor()
@@ -221,21 +223,81 @@ pub fn sum_squares<B: LmBackend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, 1
     wrap(B::lm_sum_squares(unwrap(x)))
 }
 
-/// One AdamW step: `(param, m, v)`, in place where a tensor is owned alone. See [`crate::ops::adamw`].
-pub fn adamw_step<B: LmBackend, const D: usize>(
-    param: Tensor<B, D>,
-    grad: Tensor<B, D>,
-    m: Tensor<B, D>,
-    v: Tensor<B, D>,
+/// Room for the partial sums of `n` tensors, zeros `[n, SUM_PARTS]`; see [`sum_squares_into`].
+pub fn sum_squares_parts<B: Backend>(n: usize, device: &B::Device) -> Tensor<B, 2> {
+    Tensor::zeros([n, SUM_PARTS], (device, DType::F32))
+}
+
+/// Adds a tensor to a sum of squares over many: writes its partial sums into row `index` of `parts`, in place when `parts` is
+/// owned alone. [`sum_parts`] gives the sum; nothing is read back in between.
+///
+/// # Shapes
+/// `parts [n, SUM_PARTS]` from [`sum_squares_parts`], `x` any.
+///
+/// # Numerics
+/// Partial sums in f32, each over a share of the elements, in an order that only the shapes decide.
+pub fn sum_squares_into<B: LmBackend>(parts: Tensor<B, 2>, index: usize, x: Leaf<B>) -> Tensor<B, 2> {
+    let [n, width] = parts.dims();
+    assert!(width == SUM_PARTS && index < n, "sum_squares_into: row {index} of parts [{n}, {width}], {SUM_PARTS} wide");
+    wrap(B::lm_sum_squares_into(unwrap(parts), index, x.into_primitive()))
+}
+
+/// Sum of partial sums in a fixed order, `[1]`.
+pub fn sum_parts<B: LmBackend>(parts: Tensor<B, 2>) -> Tensor<B, 1> {
+    wrap(B::lm_sum_parts(unwrap(parts)))
+}
+
+/// Factor of a summed gradient: one over `units`, times the factor that clips the norm of the quotient to `max_norm`.
+///
+/// With `norm = √squares / units` it is `min(1, max_norm / norm) / units`, and 0 where the norm is not finite or `units` is 0,
+/// so that [`adamw_step`] skips the step. An infinite `max_norm` clips nothing.
+///
+/// # Shapes
+/// `squares [1]`, result `[1]` f32; nothing is read back.
+pub fn clip_scale<B: LmBackend>(squares: Tensor<B, 1>, units: f64, max_norm: f64) -> Tensor<B, 1> {
+    assert_eq!(squares.dims(), [1], "clip_scale: the sum of squares is one number");
+    wrap(B::lm_clip_scale(unwrap(squares), units, max_norm))
+}
+
+/// One AdamW step, in place where a tensor is owned alone: `(param, master, moments)`. See [`crate::ops::adamw`].
+///
+/// # Shapes
+/// `param`, `grad` and full moments have one shape; `scale [1]` multiplies the gradient, and where it is 0, infinite or NaN
+/// nothing changes. The element types of `param` and `grad` are f32 or bf16, independently.
+pub fn adamw_step<B: LmBackend>(
+    param: Leaf<B>,
+    grad: Leaf<B>,
+    master: Master<B>,
+    moments: Moments<B>,
+    scale: Tensor<B, 1>,
     hyper: &AdamW,
-) -> (Tensor<B, D>, Tensor<B, D>, Tensor<B, D>) {
-    let dims = param.dims();
+) -> (Leaf<B>, Master<B>, Moments<B>) {
+    let (dims, n) = (param.dims(), param.n_elements());
     assert!(hyper.step >= 1, "adamw_step: steps are counted from 1");
-    for (name, other) in [("grad", &grad), ("m", &m), ("v", &v)] {
-        assert_eq!(other.dims(), dims, "adamw_step: {name} must have the shape of param");
+    assert_eq!(scale.dims(), [1], "adamw_step: scale is one number");
+    assert_eq!(grad.dims(), dims, "adamw_step: grad must have the shape of param");
+    let param = param.into_primitive();
+    if let Master::Remainder(remainder) = &master {
+        assert_eq!(remainder.dims(), [n.div_ceil(2)], "adamw_step: two remainders lie in an i32");
     }
-    let (param, m, v) = B::lm_adamw_step(unwrap(param), unwrap(grad), unwrap(m), unwrap(v), hyper);
-    (wrap(param), wrap(m), wrap(v))
+    assert!(
+        matches!(master, Master::Nearest) || param.dtype() == DType::BF16,
+        "adamw_step: a parameter with a remainder or stochastic rounding must be bf16, got {:?}",
+        param.dtype()
+    );
+    match &moments {
+        Moments::Full { m, v } => {
+            assert_eq!([m.dims(), v.dims()], [dims.clone(), dims], "adamw_step: full moments have the shape of param");
+        }
+        Moments::Packed(PackedMoments { m, m_scale, v, v_scale }) => {
+            let (words, blocks) = packed::lengths(n);
+            assert_eq!([m.dims(), v.dims()], [[words]; 2], "adamw_step: codes of the moments of {n} elements");
+            assert_eq!([m_scale.dims(), v_scale.dims()], [[blocks]; 2], "adamw_step: scales of the moments");
+        }
+    }
+    let (param, master, moments) =
+        B::lm_adamw_step(param, grad.into_primitive(), master, moments, unwrap(scale), hyper);
+    (Leaf::from_primitive(param), master, moments)
 }
 
 /// `acc + x`, into `acc`'s memory when it is owned alone.

@@ -1,7 +1,7 @@
 //! A parameter of any rank that the models use, so that a list of parameters has one type.
 
 use burn::backend::Autodiff;
-use burn::tensor::{Tensor, TensorData, TensorPrimitive, backend::Backend, ops::FloatTensor};
+use burn::tensor::{Tensor, TensorData, TensorMetadata, TensorPrimitive, backend::Backend, ops::FloatTensor};
 
 use crate::{Gradients, LmBackend};
 
@@ -20,6 +20,14 @@ impl<B: Backend> Leaf<B> {
         match self {
             Self::Vector(tensor) => tensor.dims().to_vec(),
             Self::Matrix(tensor) => tensor.dims().to_vec(),
+        }
+    }
+
+    /// Where the values are.
+    pub fn device(&self) -> B::Device {
+        match self {
+            Self::Vector(tensor) => tensor.device(),
+            Self::Matrix(tensor) => tensor.device(),
         }
     }
 
@@ -61,7 +69,7 @@ impl<B: Backend> Leaf<B> {
         }
     }
 
-    /// The primitive of either rank.
+    /// The primitive, of either rank.
     pub(crate) fn into_primitive(self) -> FloatTensor<B> {
         match self {
             Self::Vector(tensor) => tensor.into_primitive().tensor(),
@@ -69,20 +77,18 @@ impl<B: Backend> Leaf<B> {
         }
     }
 
-    /// A leaf of this one's rank around a primitive of any backend.
-    pub(crate) fn with_primitive<C: Backend>(&self, primitive: FloatTensor<C>) -> Leaf<C> {
-        match self {
-            Self::Vector(_) => Leaf::Vector(wrap(primitive)),
-            Self::Matrix(_) => Leaf::Matrix(wrap(primitive)),
+    /// The leaf of a primitive; panics unless its rank is 1 or 2.
+    pub(crate) fn from_primitive(primitive: FloatTensor<B>) -> Self {
+        match primitive.rank() {
+            1 => Self::Vector(wrap(primitive)),
+            2 => Self::Matrix(wrap(primitive)),
+            rank => panic!("leaf: expected rank 1 or 2, got rank {rank}"),
         }
     }
 
     /// Applies `f` to the primitive; the shape must stay.
     pub(crate) fn map_primitive<C: Backend>(self, f: impl FnOnce(FloatTensor<B>) -> FloatTensor<C>) -> Leaf<C> {
-        match self {
-            Self::Vector(tensor) => Leaf::Vector(wrap(f(tensor.into_primitive().tensor()))),
-            Self::Matrix(tensor) => Leaf::Matrix(wrap(f(tensor.into_primitive().tensor()))),
-        }
+        Leaf::from_primitive(f(self.into_primitive()))
     }
 }
 

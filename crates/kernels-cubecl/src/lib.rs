@@ -35,9 +35,10 @@ pub use cuda::{Cuda, CudaBf16};
 pub use device::{Cpu, Device, DeviceChoice};
 pub use error::KernelError;
 pub use functions::{
-    CrossEntropy, TokenStats, adamw_step, add_assign, add_rms_norm, attention, attention_cached, embedding, linear,
-    linear_cross_entropy, rms_norm, rope_qkv, sum_squares, swiglu, token_logprobs, token_stats,
+    CrossEntropy, TokenStats, adamw_step, add_assign, add_rms_norm, attention, attention_cached, clip_scale, embedding,
+    linear, linear_cross_entropy, rms_norm, rope_qkv, sum_parts, sum_squares, sum_squares_into, sum_squares_parts,
+    swiglu, token_logprobs, token_stats,
 };
 pub use layout::{HeadLayout, Spans};
 pub use leaf::Leaf;
-pub use ops::adamw::AdamW;
+pub use ops::adamw::{AdamW, Master, Moments, PackedMoments};

@@ -157,19 +157,28 @@ fn results_do_not_depend_on_the_number_of_threads() {
 
 /// The kernels without a backward pass, on sizes that make several tasks.
 fn kernel_results() -> Vec<Vec<f32>> {
-    let hyper = AdamW { lr: 1e-3, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, grad_scale: 0.5, step: 3 };
+    let hyper = AdamW { lr: 1e-3, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, step: 3, seed: 9 };
     let dims = [301, 401];
-    let (param, m, v) =
-        adamw_step(tensor(1, dims), tensor(2, dims), tensor(3, dims), tensor::<2>(4, dims).abs(), &hyper);
+    let leaf = |seed| Leaf::Matrix(tensor::<2>(seed, dims));
+    let moments = Moments::Full { m: leaf(3), v: Leaf::Matrix(tensor::<2>(4, dims).abs()) };
+    let scale = || Tensor::from_floats([0.5], &Default::default());
+    let (param, _, moments) = adamw_step(leaf(1), leaf(2), Master::Nearest, moments, scale(), &hyper);
+    let Moments::Full { m, v } = moments else { panic!("full moments stay full") };
+    let packed = Moments::Packed(PackedMoments::zeros(dims[0] * dims[1], &Default::default()));
+    let (packed_param, _, packed) = adamw_step(leaf(1), leaf(2), Master::Nearest, packed, scale(), &hyper);
+    let Moments::Packed(packed) = packed else { panic!("packed moments stay packed") };
     let tall = rms_norm(tensor::<2>(5, [5000, 32]), tensor(6, [32]), 1e-5);
     let deep = linear(tensor::<2>(7, [7, 1000]), tensor(8, [2500, 1000]));
     let stats = token_stats(tensor(9, [400, 64]), tensor(10, [1000, 64]), ints(whole_numbers(11, 400, 1000), [400]));
     vec![
         numbers(sum_squares(tensor::<2>(12, dims))),
         numbers(add_assign(tensor::<2>(13, dims), tensor(14, dims))),
-        numbers(param),
-        numbers(m),
-        numbers(v),
+        numbers(param.matrix()),
+        numbers(m.matrix()),
+        numbers(v.matrix()),
+        numbers(packed_param.matrix()),
+        numbers(packed.v_scale),
+        numbers(packed.m.float()),
         numbers(tall),
         numbers(deep),
         numbers(stats.logprob),

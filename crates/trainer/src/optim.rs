@@ -5,14 +5,14 @@
 
 use std::path::Path;
 
-use kernels_cubecl::{AdamW, Gradients, Leaf, LmBackend, adamw_step, add_assign, sum_squares};
+use kernels_cubecl::{AdamW, Gradients, Leaf, LmBackend, Master, adamw_step, add_assign, sum_squares};
 use model_core::hf::tensor_file::Values;
 use model_core::hf::{FloatType, TensorFile, write_tensors};
 use model_core::{Decoder, NamedLeaf};
 
 use crate::{TrainConfig, TrainError};
 use burn::backend::Autodiff;
-use burn::tensor::{Tensor, TensorData, backend::Backend};
+use burn::tensor::{DType, Tensor, TensorData, backend::Backend};
 
 /// First and second moments of one leaf.
 type Moments<B> = (Leaf<B>, Leaf<B>);
@@ -82,16 +82,17 @@ fn hollow<B: LmBackend>(leaf: &Leaf<B>) -> Leaf<B> {
 }
 
 /// One leaf's step; the three tensors are the caller's alone, so that they change in place.
-fn step_leaf<B: LmBackend>(param: Leaf<B>, grad: Leaf<B>, (m, v): Moments<B>, hyper: &AdamW) -> (Leaf<B>, Moments<B>) {
-    match (param, grad) {
-        (Leaf::Vector(p), Leaf::Vector(g)) => {
-            let (p, m, v) = adamw_step(p, g, m.vector(), v.vector(), hyper);
-            (Leaf::Vector(p), (Leaf::Vector(m), Leaf::Vector(v)))
-        }
-        (p, g) => {
-            let (p, m, v) = adamw_step(p.matrix(), g.matrix(), m.matrix(), v.matrix(), hyper);
-            (Leaf::Matrix(p), (Leaf::Matrix(m), Leaf::Matrix(v)))
-        }
+fn step_leaf<B: LmBackend>(
+    param: Leaf<B>,
+    grad: Leaf<B>,
+    (m, v): Moments<B>,
+    scale: Tensor<B, 1>,
+    hyper: &AdamW,
+) -> (Leaf<B>, Moments<B>) {
+    let full = kernels_cubecl::Moments::Full { m, v };
+    match adamw_step(param, grad, Master::Nearest, full, scale, hyper) {
+        (param, _, kernels_cubecl::Moments::Full { m, v }) => (param, (m, v)),
+        (_, _, other) => panic!("adamw: full moments became {other:?}"),
     }
 }
 
@@ -117,6 +118,8 @@ impl<B: LmBackend> Optimizer<B> {
         update: u64,
     ) -> Decoder<B> {
         let leaves = model.leaves();
+        let Some(device) = leaves.first().map(|named| named.leaf.device()) else { return model };
+        let scale = Tensor::from_data(TensorData::from([grad_scale as f32]), (&device, DType::F32));
         // The frame keeps the structure and lets go of the values, so that each leaf has one owner and changes in place.
         let frame = model.with_leaves(leaves.iter().map(|named| hollow(&named.leaf)).collect());
         drop(model);
@@ -133,10 +136,10 @@ impl<B: LmBackend> Optimizer<B> {
                 beta2: config.beta2 as f32,
                 eps: config.eps as f32,
                 weight_decay: if decay { config.weight_decay as f32 } else { 0.0 },
-                grad_scale: grad_scale as f32,
                 step: update,
+                seed: 0,
             };
-            let (leaf, state) = step_leaf(leaf, gradient, state, &hyper);
+            let (leaf, state) = step_leaf(leaf, gradient, state, scale.clone(), &hyper);
             stepped.push(leaf);
             *moments = Some(state);
         }

@@ -10,7 +10,9 @@ use burn::tensor::{DType, Shape, TensorMetadata};
 use burn_flex::FlexTensor;
 
 use crate::ops;
-use crate::{AdamW, CrossEntropyParts, HeadLayout, LmBackend, Rotation, StatsParts, Tracked, portable};
+use crate::{
+    AdamW, CrossEntropyParts, HeadLayout, Leaf, LmBackend, Master, Moments, Rotation, StatsParts, Tracked, portable,
+};
 use dense::{Dense, int_tensor, tensor, whole_numbers};
 use operands::{Head, Rows, SpanValues};
 
@@ -321,20 +323,35 @@ impl LmBackend for Flex {
         tensor(vec![sum as f32], Shape::new([1]))
     }
 
+    fn lm_sum_squares_into(parts: FlexTensor, index: usize, x: FlexTensor) -> FlexTensor {
+        let sum = Self::lm_sum_squares(x);
+        if !fast(&[&parts, &sum]) {
+            return portable::sum_squares_into::<Self>(parts, index, sum);
+        }
+        let sum = Dense::new(sum).get()[0];
+        Dense::new(parts).update(|parts| parts[index * ops::sum_squares::SUM_PARTS] = sum)
+    }
+
     fn lm_adamw_step(
         param: FlexTensor,
         grad: FlexTensor,
-        m: FlexTensor,
-        v: FlexTensor,
+        master: Master<Self>,
+        moments: Moments<Self>,
+        scale: FlexTensor,
         hyper: &AdamW,
-    ) -> (FlexTensor, FlexTensor, FlexTensor) {
-        if !fast(&[&param, &grad, &m, &v]) {
-            return portable::adamw_step::<Self>(param, grad, m, v, hyper);
+    ) -> (FlexTensor, Master<Self>, Moments<Self>) {
+        let (m, v) = match (&master, moments) {
+            (Master::Nearest, Moments::Full { m, v }) => (m.into_primitive(), v.into_primitive()),
+            (_, packed) => return portable::adamw_step::<Self>(param, grad, master, packed, scale, hyper),
+        };
+        let full = |m, v| Moments::Full { m: Leaf::from_primitive(m), v: Leaf::from_primitive(v) };
+        if !fast(&[&param, &grad, &m, &v, &scale]) {
+            return portable::adamw_step::<Self>(param, grad, master, full(m, v), scale, hyper);
         }
-        let grad = Dense::new(grad);
+        let (grad, scale) = (Dense::new(grad), Dense::new(scale).get()[0]);
         let [mut param, mut m, mut v] = [param, m, v].map(|tensor| Dense::new(tensor).into_own());
-        ops::adamw::cpu::step(param.storage_mut(), grad.get(), m.storage_mut(), v.storage_mut(), hyper);
-        (param, m, v)
+        ops::adamw::cpu::step(param.storage_mut(), grad.get(), m.storage_mut(), v.storage_mut(), scale, hyper);
+        (param, master, full(m, v))
     }
 
     fn lm_add_assign(acc: FlexTensor, x: FlexTensor) -> FlexTensor {

@@ -8,7 +8,7 @@ use crate::backend::StatsParts;
 use crate::ops::{
     accumulate, adamw, attention, embedding, linear_cross_entropy, rms_norm, rope_qkv, sum_squares, swiglu,
 };
-use crate::{AdamW, CrossEntropyParts, HeadLayout, LmBackend, Rotation, Tracked};
+use crate::{AdamW, CrossEntropyParts, HeadLayout, LmBackend, Master, Moments, Rotation, Tracked};
 
 impl<F: FloatElement, I: IntElement, T: BoolElement> LmBackend for CubeBackend<Runtime, F, I, T> {
     fn lm_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -168,15 +168,34 @@ impl<F: FloatElement, I: IntElement, T: BoolElement> LmBackend for CubeBackend<R
         sum_squares::cuda::forward(x)
     }
 
+    fn lm_sum_squares_into(parts: FloatTensor<Self>, index: usize, x: FloatTensor<Self>) -> FloatTensor<Self> {
+        faults::enter("sum_squares_into");
+        sum_squares::cuda::into(parts, index, x)
+    }
+
+    fn lm_sum_parts(parts: FloatTensor<Self>) -> FloatTensor<Self> {
+        faults::enter("sum_parts");
+        sum_squares::cuda::total(parts)
+    }
+
+    fn lm_clip_scale(squares: FloatTensor<Self>, units: f64, max_norm: f64) -> FloatTensor<Self> {
+        faults::enter("clip_scale");
+        sum_squares::cuda::clip_scale(squares, units, max_norm)
+    }
+
     fn lm_adamw_step(
         param: FloatTensor<Self>,
         grad: FloatTensor<Self>,
-        m: FloatTensor<Self>,
-        v: FloatTensor<Self>,
+        master: Master<Self>,
+        moments: Moments<Self>,
+        scale: FloatTensor<Self>,
         hyper: &AdamW,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+    ) -> (FloatTensor<Self>, Master<Self>, Moments<Self>) {
         faults::enter("adamw_step");
-        adamw::cuda::step(param, grad, m, v, hyper)
+        let state = adamw::cuda::State::new(master, moments);
+        let (param, state) = adamw::cuda::step(param, grad, state, scale, hyper);
+        let (master, moments) = state.into_parts();
+        (param, master, moments)
     }
 
     fn lm_add_assign(acc: FloatTensor<Self>, x: FloatTensor<Self>) -> FloatTensor<Self> {

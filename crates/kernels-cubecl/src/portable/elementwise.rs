@@ -1,4 +1,4 @@
-//! Portable norms, rotary embedding, gated unit, embedding and optimizer step.
+//! Portable norms, rotary embedding, gated unit and embedding.
 
 use burn::tensor::{DType, Shape, Tensor, TensorMetadata, activation, backend::Backend};
 use burn::tensor::{
@@ -7,7 +7,7 @@ use burn::tensor::{
 };
 
 use super::{down, ints, meta, rows, up, with_last};
-use crate::{AdamW, HeadLayout, Rotation};
+use crate::{HeadLayout, Rotation};
 
 /// Portable RMS norm with the reciprocal root of each row.
 pub(crate) fn rms_norm_fwd<B: Backend>(
@@ -124,24 +124,4 @@ pub(crate) fn scale<B: Backend>(x: FloatTensor<B>, factor: FloatTensor<B>) -> Fl
     let (dtype, shape) = meta(&x);
     let n = shape.num_elements();
     down(up::<B, 1>(x, [n]) * up::<B, 1>(factor, [1]), dtype, shape)
-}
-
-/// Portable optimizer step.
-pub(crate) fn adamw_step<B: Backend>(
-    param: FloatTensor<B>,
-    grad: FloatTensor<B>,
-    m: FloatTensor<B>,
-    v: FloatTensor<B>,
-    hyper: &AdamW,
-) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
-    let ((dtype, shape), m_dtype, v_dtype) = (meta(&param), m.dtype(), v.dtype());
-    let n = shape.num_elements();
-    let (param, grad) = (up::<B, 1>(param, [n]), up::<B, 1>(grad, [n]).mul_scalar(hyper.grad_scale));
-    let (m, v) = (up::<B, 1>(m, [n]), up::<B, 1>(v, [n]));
-    let (keep, step, root2) = hyper.factors();
-    let m = m.mul_scalar(hyper.beta1) + grad.clone().mul_scalar(1.0 - hyper.beta1);
-    let v = v.mul_scalar(hyper.beta2) + grad.clone().mul_scalar(1.0 - hyper.beta2) * grad;
-    let denominator = v.clone().sqrt().div_scalar(root2).add_scalar(hyper.eps);
-    let param = param.mul_scalar(keep) - m.clone().mul_scalar(step) / denominator;
-    (down(param, dtype, shape.clone()), down(m, m_dtype, shape.clone()), down(v, v_dtype, shape))
 }

@@ -6,13 +6,15 @@ mod attention;
 mod elementwise;
 mod head;
 mod linear;
+mod optimizer;
 
 pub(crate) use attention::{attention_bwd, attention_cached, attention_fwd};
 pub(crate) use elementwise::{
-    adamw_step, embedding, embedding_bwd, rms_norm_bwd, rms_norm_fwd, rope_qkv, scale, sum_squares, swiglu, swiglu_bwd,
+    embedding, embedding_bwd, rms_norm_bwd, rms_norm_fwd, rope_qkv, scale, sum_squares, swiglu, swiglu_bwd,
 };
 pub(crate) use head::{linear_cross_entropy_fwd, token_logprobs_bwd, token_stats};
 pub(crate) use linear::{linear, linear_dw, linear_dx};
+pub(crate) use optimizer::{adamw_step, clip_scale, sum_parts, sum_squares_into};
 
 use burn::tensor::{DType, FloatDType, Int, Shape, Tensor, TensorPrimitive, backend::Backend};
 use burn::tensor::{
