@@ -55,7 +55,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             rows::<Cpu>(arguments, "f32", &device)
         }
         #[cfg(feature = "cuda")]
-        Device::Cuda(device) => {
+        Device::Cuda(device) | Device::CudaBf16(device) => {
             let mut rows = rows::<kernels_cubecl::Cuda>(arguments, "f32", &device);
             rows.extend(rows_of_bf16(arguments, &device));
             if arguments.ops.is_empty() {

@@ -28,7 +28,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     use kernels_cubecl::Device;
     match arguments.device.resolve()? {
-        Device::Cuda(device) => workloads::run(&device, &arguments.only),
+        Device::Cuda(device) | Device::CudaBf16(device) => workloads::run(&device, &arguments.only),
         Device::Cpu(_) => anyhow::bail!("perf gpu: expected a CUDA device, got {}; use perf cpu", arguments.device),
     }
     Ok(ExitCode::SUCCESS)

@@ -3,6 +3,7 @@
 mod check;
 mod cpu;
 mod gpu;
+mod train;
 
 use std::process::ExitCode;
 
@@ -29,6 +30,8 @@ enum Command {
     Check(check::Arguments),
     /// Speed of every op on a CUDA device at the shapes of a 7B model
     Gpu(gpu::Arguments),
+    /// Complete training steps of a named model through the real loop, on random tokens
+    Train(train::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -37,6 +40,7 @@ fn main() -> ExitCode {
         Command::Cpu(arguments) => cpu::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Check(arguments) => check::run(&arguments),
         Command::Gpu(arguments) => gpu::run(&arguments),
+        Command::Train(arguments) => train::run(&arguments),
     };
     result.unwrap_or_else(|error| {
         eprintln!("perf: {error:#}");

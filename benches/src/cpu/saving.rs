@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use data_pipeline::tokenizer::TOKENIZER_FILE;
+use model_core::hf::FloatType;
 use serde_json::Value;
 use trainer::checkpoint::{CheckpointStore, Checkpointer, Identity, ModelFiles, load_parts};
 use trainer::optim::Optimizer;
@@ -22,9 +23,11 @@ pub(super) fn measure(plan: Plan, demo: &Demo, table: &mut Table) -> Result<()> 
     let name = || String::from("perf");
     let identity = Identity { config: Value::Null, data: name(), tokenizer: name(), base_model: name() };
     let store = CheckpointStore::open(&root, identity, demo.stage.train.keep_last)?;
-    let mut checkpointer = Checkpointer { store, files: ModelFiles::Full, tokenizer_dir: tmp.path().to_path_buf() };
+    let mut checkpointer =
+        Checkpointer { store, files: ModelFiles::Full, float: FloatType::F32, tokenizer_dir: tmp.path().to_path_buf() };
     let model = demo::model();
-    let parts = Parts { optimizer: Optimizer::new(&model), model, device: Default::default() };
+    let (config, device) = (&demo.stage.train, Default::default());
+    let parts = Parts { optimizer: Optimizer::new(&model, config, &device), model, device };
     let (mut saves, mut loads) = (Vec::new(), Vec::new());
     for rep in 1..=plan.warmup + plan.reps {
         let state = TrainState { step: rep as u64, ..TrainState::default() };
@@ -32,7 +35,7 @@ pub(super) fn measure(plan: Plan, demo: &Demo, table: &mut Table) -> Result<()> 
         saved?;
         let (load, loaded) = once(|| -> Result<_> {
             let (path, _) = checkpointer.store.load_latest(&mut |_| ())?.context("a checkpoint was just saved")?;
-            Ok(load_parts(&path, &checkpointer.files, parts.model.clone(), Default::default())?)
+            Ok(load_parts(&path, &checkpointer.files, parts.model.clone(), config, Default::default())?)
         });
         anyhow::ensure!(loaded?.1.step == state.step, "another checkpoint than the one just saved came back");
         if rep > plan.warmup {

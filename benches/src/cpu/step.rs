@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use data_pipeline::TokenRow;
-use kernels_cubecl::Cpu;
+use kernels_cubecl::{Cpu, clip_scale};
 use trainer::batch::{PhaseRows, RowSource};
 use trainer::objective::{NextToken, Objective};
 use trainer::observe::{EvalLog, Observe, StepLog};
@@ -99,7 +99,8 @@ fn whole_steps(plan: Plan, demo: &Demo, rows: Vec<TokenRow>) -> Result<Vec<f64>>
     let config = config(demo, (warmup + plan.reps * STEPS_PER_REP) as u64);
     let source = Box::new(source(rows, &config)?);
     let model = demo::model();
-    let parts = Parts { optimizer: Optimizer::new(&model), model, device: Default::default() };
+    let parts =
+        Parts { optimizer: Optimizer::new(&model, &config, &Default::default()), model, device: Default::default() };
     let mut clock = Clock::default();
     let mut around = Surroundings {
         eval: &EvalSet::default(),
@@ -118,7 +119,7 @@ fn split(plan: Plan, demo: &Demo, rows: &[TokenRow], table: &mut Table) -> Resul
     let mut source = source(rows.to_vec(), &config)?;
     let seq_len = source.seq_len(0);
     let mut model = demo::model();
-    let mut optimizer = Optimizer::new(&model);
+    let mut optimizer = Optimizer::new(&model, &config, &Default::default());
     let objective = NextToken { z_loss: demo.stage.z_loss };
     let mut passes: [Vec<f64>; 3] = Default::default();
     let n_steps = (plan.warmup + plan.reps) as u64;
@@ -130,11 +131,10 @@ fn split(plan: Plan, demo: &Demo, rows: &[TokenRow], table: &mut Table) -> Resul
         let loss = objective.loss(&tracked, &batches[0], config.recompute, &Default::default())?;
         let forward = started.elapsed();
         let mut gradients = GradientSum::new(model.leaves().len());
-        gradients.add(&tracked, &mut loss.sum.backward());
+        gradients.add(&tracked, loss.sum);
         drop(tracked);
         let backward = started.elapsed();
-        let norm = gradients.norm() / units;
-        let scale = (config.grad_clip / norm).min(1.0) / units;
+        let scale = clip_scale(gradients.squares(&Default::default()), units, config.grad_clip);
         model = optimizer.step(model, gradients, &config, config.lr, scale, step + 1);
         let all = started.elapsed();
         if step >= plan.warmup as u64 {

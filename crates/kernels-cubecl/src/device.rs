@@ -29,6 +29,36 @@ pub enum Device {
     /// A CUDA device, through [`crate::Cuda`].
     #[cfg(feature = "cuda")]
     Cuda(crate::cuda::CudaDevice),
+    /// The same device in bf16, through [`crate::CudaBf16`].
+    #[cfg(feature = "cuda")]
+    CudaBf16(crate::cuda::CudaDevice),
+}
+
+/// Element type of weights and activations; sums inside the ops are f32 or wider in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// 32 bits.
+    #[default]
+    F32,
+    /// 16 bits with the exponent of f32; CUDA only.
+    Bf16,
+}
+
+impl Device {
+    /// The same device with another element type.
+    ///
+    /// # Errors
+    /// [`KernelError::NoBf16`] on the CPU, whose kernels are f32.
+    pub fn with(self, precision: Precision) -> Result<Self, KernelError> {
+        match (self, precision) {
+            #[cfg(feature = "cuda")]
+            (Self::Cuda(device) | Self::CudaBf16(device), Precision::F32) => Ok(Self::Cuda(device)),
+            #[cfg(feature = "cuda")]
+            (Self::Cuda(device) | Self::CudaBf16(device), Precision::Bf16) => Ok(Self::CudaBf16(device)),
+            (cpu @ Self::Cpu(_), Precision::F32) => Ok(cpu),
+            (Self::Cpu(_), Precision::Bf16) => Err(KernelError::NoBf16),
+        }
+    }
 }
 
 impl DeviceChoice {
@@ -62,6 +92,10 @@ macro_rules! on_device {
             }
             $crate::Device::Cuda($on) => {
                 type $backend = $crate::Cuda;
+                $crate::cuda::guarded(|| $work)
+            }
+            $crate::Device::CudaBf16($on) => {
+                type $backend = $crate::CudaBf16;
                 $crate::cuda::guarded(|| $work)
             }
         }
@@ -139,6 +173,13 @@ mod tests {
             let error = text.parse::<DeviceChoice>().unwrap_err();
             assert_eq!(error.exit_code(), 2, "{text:?}: {error}");
         }
+    }
+
+    #[test]
+    fn the_cpu_has_no_bf16() {
+        let cpu = DeviceChoice::Cpu.resolve().unwrap();
+        assert_eq!(cpu.clone().with(Precision::F32), Ok(cpu.clone()));
+        assert_eq!(cpu.with(Precision::Bf16).unwrap_err().exit_code(), 4);
     }
 
     #[test]

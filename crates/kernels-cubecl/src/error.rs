@@ -15,6 +15,9 @@ pub enum KernelError {
         "open device cuda:{0}: this program was built without CUDA; use --device cpu or build with the feature cuda"
     )]
     NoCuda(usize),
+    /// The CPU was asked for bf16.
+    #[error("precision bf16: the CPU kernels are f32; use --device cuda:N, or set the precision to f32")]
+    NoBf16,
     /// This program could use CUDA, but the machine lacks something.
     #[error("open device cuda:{index}: missing {what}; {action}")]
     CudaMissing {
@@ -56,7 +59,7 @@ impl KernelError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::UnknownDevice(_) | Self::Target { .. } => 2,
-            Self::NoCuda(_) | Self::CudaMissing { .. } | Self::DeviceFault { .. } => 4,
+            Self::NoCuda(_) | Self::NoBf16 | Self::CudaMissing { .. } | Self::DeviceFault { .. } => 4,
         }
     }
 }

@@ -23,6 +23,7 @@ mod leaf;
 mod matrix;
 pub mod ops;
 mod portable;
+mod reading;
 mod simd_math;
 #[cfg(test)]
 mod tests;
@@ -32,7 +33,7 @@ pub use autodiff::{Block, Gradients, backward_into, recompute};
 pub use backend::{CrossEntropyParts, LmBackend, Rotation, StatsParts, Tracked};
 #[cfg(feature = "cuda")]
 pub use cuda::{Cuda, CudaBf16};
-pub use device::{Cpu, Device, DeviceChoice};
+pub use device::{Cpu, Device, DeviceChoice, Precision};
 pub use error::KernelError;
 pub use functions::{
     CrossEntropy, TokenStats, adamw_step, add_assign, add_rms_norm, attention, attention_cached, clip_scale, embedding,
@@ -42,3 +43,4 @@ pub use functions::{
 pub use layout::{HeadLayout, Spans};
 pub use leaf::Leaf;
 pub use ops::adamw::{AdamW, Master, Moments, PackedMoments};
+pub use reading::Reading;

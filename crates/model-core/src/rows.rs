@@ -1,7 +1,7 @@
 //! Batches of token rows: which token belongs to which document, what each query may see, and the tensors made of it.
 
 use burn::tensor::backend::Backend;
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{DType, Int, Tensor, TensorData};
 use kernels_cubecl::Spans;
 
 use crate::config::ModelConfig;
@@ -31,9 +31,9 @@ pub struct Rows {
 pub struct Input<B: Backend> {
     /// Token ids, `[b, t]`.
     pub ids_bt: Tensor<B, 2, Int>,
-    /// Cosines of the rotary embedding, `[b, t, d_head / 2]`.
+    /// Cosines of the rotary embedding, `[b, t, d_head / 2]`, f32 whatever the backend's float type.
     pub cos: Tensor<B, 3>,
-    /// Sines of the rotary embedding, `[b, t, d_head / 2]`.
+    /// Sines of the rotary embedding, likewise.
     pub sin: Tensor<B, 3>,
     /// What each query sees.
     pub spans: Spans<B>,
@@ -129,7 +129,8 @@ impl Rows {
         let (cos, sin) = self.rotation(config);
         let half = config.d_head / 2;
         let float = |values: Vec<f32>| {
-            Tensor::<B, 3>::from_data(TensorData::new(values, [self.rows, self.seq_len, half]), device)
+            let data = TensorData::new(values, [self.rows, self.seq_len, half]);
+            Tensor::<B, 3>::from_data(data, (device, DType::F32))
         };
         let (start, end) = self.spans();
         let spans = Spans { start: int(start), end: int(end) };

@@ -7,6 +7,7 @@ use kernels_cubecl::LmBackend;
 use model_core::{Decoder, Tokenizer};
 use trainer::batch::check_vocab;
 use trainer::checkpoint::ModelFiles;
+use trainer::config::Arithmetic;
 use trainer::lineage::Input;
 use trainer::run::{StagePlan, enter_gate, run_stage};
 use trainer::stage::Stage;
@@ -26,6 +27,10 @@ impl Stage for Dpo {
 
     fn check(config: &DpoConfig) -> Result<(), TrainError> {
         config.check()
+    }
+
+    fn arithmetic(config: &DpoConfig) -> Arithmetic {
+        config.train.precision
     }
 
     fn run<B: LmBackend>(config: DpoConfig, args: &StageArgs, device: &B::Device) -> Result<Outcome, TrainError> {

@@ -9,6 +9,7 @@ use model_core::Decoder;
 use model_core::adapter::{MergeBounds, merge_check, weights_hash};
 use trainer::batch::check_vocab;
 use trainer::checkpoint::ModelFiles;
+use trainer::config::Arithmetic;
 use trainer::lineage::Input;
 use trainer::objective::NextToken;
 use trainer::run::{StagePlan, publish_folder, run_stage, tokenizer_hash};
@@ -32,6 +33,10 @@ impl Stage for LoraStage {
 
     fn check(config: &LoraStageConfig) -> Result<(), TrainError> {
         config.check()
+    }
+
+    fn arithmetic(config: &LoraStageConfig) -> Arithmetic {
+        config.train.precision
     }
 
     fn run<B: LmBackend>(config: LoraStageConfig, args: &StageArgs, device: &B::Device) -> Result<Outcome, TrainError> {

@@ -9,6 +9,7 @@ use kernels_cubecl::LmBackend;
 use model_core::Decoder;
 use trainer::batch::{PhaseRows, RowSource, check_vocab};
 use trainer::checkpoint::ModelFiles;
+use trainer::config::Arithmetic;
 use trainer::lineage::Input;
 use trainer::objective::NextToken;
 use trainer::run::{StagePlan, run_stage, tokenizer_hash};
@@ -27,6 +28,10 @@ impl Stage for Pretrain {
 
     fn check(config: &PretrainConfig) -> Result<(), TrainError> {
         config.check()
+    }
+
+    fn arithmetic(config: &PretrainConfig) -> Arithmetic {
+        config.train.precision
     }
 
     fn run<B: LmBackend>(config: PretrainConfig, args: &StageArgs, device: &B::Device) -> Result<Outcome, TrainError> {

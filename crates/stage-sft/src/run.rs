@@ -7,6 +7,7 @@ use kernels_cubecl::LmBackend;
 use model_core::{Decoder, Tokenizer};
 use trainer::batch::{PhaseRows, RowSource, check_vocab};
 use trainer::checkpoint::ModelFiles;
+use trainer::config::Arithmetic;
 use trainer::lineage::Input;
 use trainer::objective::NextToken;
 use trainer::render::ChatRows;
@@ -26,6 +27,10 @@ impl Stage for Sft {
 
     fn check(config: &SftConfig) -> Result<(), TrainError> {
         config.check()
+    }
+
+    fn arithmetic(config: &SftConfig) -> Arithmetic {
+        config.train.precision
     }
 
     fn run<B: LmBackend>(config: SftConfig, args: &StageArgs, device: &B::Device) -> Result<Outcome, TrainError> {

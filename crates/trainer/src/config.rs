@@ -7,6 +7,8 @@ use std::path::Path;
 
 use figment::Figment;
 use figment::providers::{Format, Toml};
+use kernels_cubecl::Precision;
+use model_core::hf::FloatType;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -66,6 +68,67 @@ pub struct TrainConfig {
     pub max_bad_steps: u64,
     /// Peak arithmetic of the device in TFLOP/s, for MFU; 0 leaves MFU out.
     pub peak_tflops: f64,
+    /// Element type of weights, activations and gradients.
+    #[serde(default)]
+    pub precision: Arithmetic,
+    /// What keeps small updates of bf16 weights from being lost; means nothing in f32.
+    #[serde(default)]
+    pub master: MasterKind,
+    /// How the optimizer stores its moments.
+    #[serde(default)]
+    pub moments: MomentsKind,
+}
+
+/// Arithmetic of a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Arithmetic {
+    /// Everything in 32 bits.
+    #[default]
+    F32,
+    /// Weights, activations and gradients in bf16, sums in f32; CUDA only.
+    Bf16,
+}
+
+impl Arithmetic {
+    /// Element type of the backend.
+    pub fn precision(self) -> Precision {
+        match self {
+            Self::F32 => Precision::F32,
+            Self::Bf16 => Precision::Bf16,
+        }
+    }
+
+    /// Element type of weights on disk.
+    pub fn float_type(self) -> FloatType {
+        match self {
+            Self::F32 => FloatType::F32,
+            Self::Bf16 => FloatType::Bf16,
+        }
+    }
+}
+
+/// What is kept of a bf16 weight besides itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MasterKind {
+    /// The lower 16 bits of an exact f32 weight.
+    #[default]
+    Remainder,
+    /// Nothing: updates are rounded stochastically.
+    Stochastic,
+}
+
+/// How moments are stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MomentsKind {
+    /// In 32 bits.
+    #[default]
+    #[serde(rename = "f32")]
+    Full,
+    /// In 8 bits with a scale per block of 256.
+    #[serde(rename = "8bit")]
+    Packed,
 }
 
 impl TrainConfig {

@@ -9,6 +9,7 @@ pub mod config;
 mod error;
 pub mod lineage;
 pub mod memory;
+mod numbers;
 pub mod objective;
 pub mod observe;
 pub mod optim;

@@ -132,9 +132,9 @@ pub fn run_stage<B: LmBackend, C: Serialize>(
     let (dir, name) = (plan.dir.clone(), plan.name);
     record.finish(move || {
         let (parts, state) = match &latest {
-            Some((path, _)) => load_parts(path, &plan.files, plan.model, device.clone())?,
+            Some((path, _)) => load_parts(path, &plan.files, plan.model, plan.train, device.clone())?,
             None => {
-                let optimizer = Optimizer::new(&plan.model);
+                let optimizer = Optimizer::new(&plan.model, plan.train, device);
                 (Parts { model: plan.model, optimizer, device: device.clone() }, TrainState::default())
             }
         };
@@ -142,7 +142,12 @@ pub fn run_stage<B: LmBackend, C: Serialize>(
         let live = (!args.plain).then_some(&stop);
         let mut observers = observers(name, &dir, plan.train, &parts, state.step, live)?;
         notes.iter().for_each(|note| observers.warn(note));
-        let checkpointer = Checkpointer { store, files: plan.files, tokenizer_dir: plan.model_dir };
+        let checkpointer = Checkpointer {
+            store,
+            files: plan.files,
+            float: plan.train.precision.float_type(),
+            tokenizer_dir: plan.model_dir,
+        };
         let loop_parts =
             LoopParts { objective: plan.objective, source: plan.source, eval: plan.eval, after: plan.after, stop };
         finish(loop_parts, parts, state, plan.train, checkpointer, &mut observers, &dir)

@@ -11,8 +11,9 @@ use kernels_cubecl::{DeviceChoice, LmBackend, on_device};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::config::{self, Arithmetic};
 use crate::lineage::{GateRecord, Input, StageOutcome, StageRecord};
-use crate::{Outcome, TrainError, config};
+use crate::{Outcome, TrainError};
 
 /// Exit code of a run that did what it was asked.
 const DONE: u8 = 0;
@@ -52,6 +53,9 @@ pub trait Stage {
     /// # Errors
     /// The first key that is out of range.
     fn check(config: &Self::Config) -> Result<(), TrainError>;
+
+    /// The arithmetic it asks for.
+    fn arithmetic(config: &Self::Config) -> Arithmetic;
 
     /// Does the work on one backend.
     ///
@@ -93,7 +97,8 @@ pub fn main<S: Stage>() -> ExitCode {
 pub fn execute<S: Stage>(args: &StageArgs) -> Result<Outcome, TrainError> {
     let config: S::Config = config::load(&args.config, &args.sets)?;
     S::check(&config)?;
-    on_device!(args.device.resolve()?, B, device => S::run::<B>(config, args, &device))?
+    let device = args.device.resolve()?.with(S::arithmetic(&config).precision())?;
+    on_device!(device, B, device => S::run::<B>(config, args, &device))?
 }
 
 /// What a stage leaves behind.

@@ -8,6 +8,7 @@ use kernels_cubecl::LmBackend;
 use model_core::Decoder;
 
 use crate::batch::{BatchSource, EvalSet, MicroBatch};
+use crate::numbers::{MicroLoss, Numbers, StepNumbers};
 use crate::objective::{MetricSum, Objective};
 use crate::observe::{EvalLog, Observe, StepLog};
 use crate::optim::{GradientSum, Optimizer};
@@ -65,7 +66,8 @@ pub struct Surroundings<'a, B: LmBackend> {
 /// Runs the loop until the last step or a signal.
 ///
 /// Per step: eval? save? stop? → fetch all micro-batches → count units → forward and backward each, summing gradients →
-/// norm → finite? → clip → AdamW → log. The only division is by the units of the whole step.
+/// norm → clip → AdamW, unless something is not finite → log. The only division is by the units of the whole step. The device
+/// is asked once per step, for everything at once, and answers while it takes the step.
 ///
 /// # Errors
 /// Data, objective and model errors; [`TrainError::NotFinite`] after `max_bad_steps` skipped steps in a row;
@@ -100,17 +102,19 @@ pub fn train<B: LmBackend>(
         let step_batches = batches.next().unwrap_or_else(|| Err(missing_data(state.step)))?;
         let units: f64 = step_batches.iter().map(|batch| objective.units(batch)).sum();
         let pass = forward_backward(objective, &parts, &step_batches, state, config)?;
-        let (loss, grad_norm) =
-            if units > 0.0 { (pass.loss_sum / units, pass.gradients.norm() / units) } else { (0.0, 0.0) };
         let lr = config.learning_rate().at(state.step);
-        let finite = loss.is_finite() && grad_norm.is_finite();
-        if finite && units > 0.0 {
-            let clip = if grad_norm > config.grad_clip { config.grad_clip / grad_norm } else { 1.0 };
-            state.updates += 1;
+        let Pass { gradients, numbers } = pass;
+        let scale = numbers.gradient_scale(units, config.grad_clip);
+        // The device brings the numbers while it takes the step, which it leaves out by itself when they are not finite.
+        let numbers = numbers.start_reading();
+        if units > 0.0 {
             let Parts { model, mut optimizer, device } = parts;
-            let model = optimizer.step(model, pass.gradients, config, lr, clip / units, state.updates);
+            let model = optimizer.step(model, gradients, config, lr, scale, state.updates + 1);
             parts = Parts { model, optimizer, device };
         }
+        let StepNumbers { loss, grad_norm, metrics } = numbers.finish(units);
+        let finite = loss.is_finite() && grad_norm.is_finite();
+        state.updates += u64::from(finite && units > 0.0);
         account(state, &step_batches, units, loss, finite);
         around.observe.step(&StepLog {
             step: state.step,
@@ -122,7 +126,7 @@ pub fn train<B: LmBackend>(
             tokens: step_batches.iter().map(MicroBatch::n_tokens).sum(),
             seq_len: step_batches.first().map_or(0, |batch| batch.rows.seq_len),
             skipped: !finite,
-            metrics: pass.metrics,
+            metrics,
             seconds: started.elapsed().as_secs_f64(),
             last_step: config.last_step(),
         })?;
@@ -206,14 +210,13 @@ fn account(state: &mut TrainState, batches: &[MicroBatch], units: f64, loss: f64
     }
 }
 
-/// Sums of one step.
+/// What the passes over a step's micro-batches leave on the device.
 struct Pass<B: LmBackend> {
-    loss_sum: f64,
     gradients: GradientSum<B>,
-    metrics: Vec<MetricSum>,
+    numbers: Numbers<B>,
 }
 
-/// Forward and backward over all micro-batches of a step.
+/// Forward and backward over all micro-batches of a step; nothing is read.
 fn forward_backward<B: LmBackend>(
     objective: &dyn Objective<B>,
     parts: &Parts<B>,
@@ -223,17 +226,16 @@ fn forward_backward<B: LmBackend>(
 ) -> Result<Pass<B>, TrainError> {
     let mut frame = parts.model.clone();
     let mut gradients = GradientSum::new(frame.leaves().len());
-    let (mut loss_sum, mut metrics) = (0.0, Vec::new());
+    let mut losses = Vec::with_capacity(batches.len());
     for (i, batch) in batches.iter().enumerate() {
         frame.set_dropout_seed(Some(dropout_seed(config.seed, state.step, i as u64)));
         let model = frame.to_autodiff();
         let loss = objective.loss(&model, batch, config.recompute, &parts.device)?;
-        let value = loss.sum.clone().inner().into_data().convert::<f32>().to_vec::<f32>();
-        loss_sum += f64::from(value.expect("converted to f32 just before")[0]);
-        MetricSum::merge(&mut metrics, loss.metrics);
-        gradients.add(&model, &mut loss.sum.backward());
+        losses.push(MicroLoss { sum: loss.sum.clone().inner(), values: loss.values, metrics: loss.metrics });
+        gradients.add(&model, loss.sum);
     }
-    Ok(Pass { loss_sum, gradients, metrics })
+    let numbers = Numbers::new(losses, gradients.squares(&parts.device));
+    Ok(Pass { gradients, numbers })
 }
 
 /// A seed of its own for every micro-batch, the same when a step runs again.

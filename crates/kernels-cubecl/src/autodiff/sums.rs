@@ -58,7 +58,7 @@ pub fn backward_into<B: LmBackend>(
     for ((leaf, node), sum) in leaves.iter().zip(nodes).zip(sums) {
         let Some(node) = node else { continue };
         let mine = SUMS.with_borrow_mut(|map| map.remove(&node).flatten());
-        *sum = mine.map(|sum| leaf.with_primitive::<B>(downcast::<B>(sum)));
+        *sum = mine.map(|sum| Leaf::from_primitive(downcast::<B>(sum)));
         // Plain burn ops know nothing of the sums and left theirs in burn's container.
         if let Some(gradient) = leaf.take_grad(&mut rest) {
             let gradient = gradient.into_primitive();
@@ -66,7 +66,7 @@ pub fn backward_into<B: LmBackend>(
                 Some(sum) => B::lm_add_assign(sum.into_primitive(), gradient),
                 None => gradient,
             };
-            *sum = Some(leaf.with_primitive(total));
+            *sum = Some(Leaf::from_primitive(total));
         }
     }
 }

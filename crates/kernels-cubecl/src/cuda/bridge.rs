@@ -18,6 +18,7 @@ use cubecl_common::{device::Device, device_handle::DeviceHandle, stream_id::Stre
 use cudarc::driver::sys;
 
 use super::{Buffer, CudaDevice, Runtime, faults};
+pub use driver::{DeviceMemory, device_memory};
 pub(super) use driver::{Facts, facts, libraries};
 pub(super) use products::enqueue_gemm;
 pub(crate) use raw::{Argument, Grid, RawKernel};

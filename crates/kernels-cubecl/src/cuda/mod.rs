@@ -14,9 +14,10 @@ mod probe;
 pub(crate) mod reduce;
 mod sources;
 
+pub use bridge::{DeviceMemory, device_memory};
 pub use faults::guarded;
 pub use gemm::{Gemm, gemm};
-pub use probe::{open, provoke_fault};
+pub use probe::{keep_exact_sizes, open, provoke_fault};
 
 use half::bf16;
 

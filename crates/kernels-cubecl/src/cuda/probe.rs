@@ -85,17 +85,33 @@ fn separate_cache() {
     use cubecl::config::cache::CacheConfig;
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
-        let mut state = CubeClRuntimeConfig::storage().lock();
-        let mut config = match state.as_ref() {
-            Some(config) => config.as_ref().clone(),
-            None => CubeClRuntimeConfig::from_current_dir().override_from_env(),
-        };
-        if let Some(cache) = config.compilation.cache.take() {
-            let folder = cache.root().join(format!("firebrick-{:016x}", sources::HASH));
-            config.compilation.cache = Some(CacheConfig::File(folder));
-        }
-        *state = Some(std::sync::Arc::new(config));
+        configure(|config| {
+            if let Some(cache) = config.compilation.cache.take() {
+                let folder = cache.root().join(format!("firebrick-{:016x}", sources::HASH));
+                config.compilation.cache = Some(CacheConfig::File(folder));
+            }
+        });
     });
+}
+
+/// Changes cubecl's settings, which it reads when a device is used for the first time.
+fn configure(change: impl FnOnce(&mut CubeClRuntimeConfig)) {
+    let mut state = CubeClRuntimeConfig::storage().lock();
+    let mut config = match state.as_ref() {
+        Some(config) => config.as_ref().clone(),
+        None => CubeClRuntimeConfig::from_current_dir().override_from_env(),
+    };
+    change(&mut config);
+    *state = Some(std::sync::Arc::new(config));
+}
+
+/// Makes the memory pool keep every buffer for the next one of exactly its size, from now on and for all devices.
+///
+/// A training step asks for the same sizes again and again, so that nothing fragments and the pool ends at the peak. Work whose
+/// sizes change from call to call would fill the device instead. It counts only for devices that have not been used yet.
+pub fn keep_exact_sizes() {
+    use cubecl::config::memory::PersistentMemory;
+    configure(|config| config.memory.persistent_memory = PersistentMemory::Enforced);
 }
 
 /// Makes the device thread panic, as a broken kernel does, so that a check can see the fault reported.

@@ -49,6 +49,8 @@ pub enum Values<'v> {
     Float(&'v [f32]),
     /// Whole numbers, stored as they are.
     Int(&'v [i64]),
+    /// Packed words, stored as they are, as I32.
+    Words(&'v [i32]),
 }
 
 impl TensorFile {
@@ -161,6 +163,22 @@ impl TensorFile {
         }
     }
 
+    /// Reads an I32 tensor of a known length.
+    ///
+    /// # Errors
+    /// [`ModelError::TensorMissing`], [`ModelError::TensorDtype`], [`ModelError::TensorShape`], [`ModelError::Io`].
+    pub fn read_words(&self, name: &str, n: usize) -> Result<Vec<i32>, ModelError> {
+        let info = self.info(name)?;
+        if info.shape != [n] {
+            let (path, tensor, got) = (self.path.clone(), name.to_owned(), info.shape.clone());
+            return Err(ModelError::TensorShape { path, tensor, expected: vec![n], got });
+        }
+        match info.dtype {
+            Dtype::I32 => self.read_values::<i32>(info, n),
+            other => Err(self.wrong_type(name, "I32", other)),
+        }
+    }
+
     fn info(&self, name: &str) -> Result<&TensorInfo, ModelError> {
         self.tensors.get(name).ok_or_else(|| ModelError::TensorMissing {
             path: self.path.clone(),
@@ -198,6 +216,7 @@ pub fn write_tensors(
 ) -> Result<(), ModelError> {
     let dtype = |values: &Values<'_>| match (values, float) {
         (Values::Int(_), _) => Dtype::I64,
+        (Values::Words(_), _) => Dtype::I32,
         (Values::Float(_), FloatType::F32) => Dtype::F32,
         (Values::Float(_), FloatType::Bf16) => Dtype::BF16,
     };
@@ -226,6 +245,7 @@ impl Values<'_> {
         match self {
             Values::Float(values) => values.len(),
             Values::Int(values) => values.len(),
+            Values::Words(values) => values.len(),
         }
     }
 }
@@ -248,6 +268,7 @@ fn write_file(
         match (values, float) {
             (Values::Float(values), FloatType::F32) => out.write_all(bytemuck::cast_slice(values)).map_err(io)?,
             (Values::Int(values), _) => out.write_all(bytemuck::cast_slice(values)).map_err(io)?,
+            (Values::Words(values), _) => out.write_all(bytemuck::cast_slice(values)).map_err(io)?,
             (Values::Float(values), FloatType::Bf16) => {
                 for chunk in values.chunks(WRITE_CHUNK) {
                     let narrow: Vec<u16> = chunk.iter().map(|v| bf16::from_f32(*v).to_bits()).collect();

@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 
 use gates::artifact::read_bounded;
 use kernels_cubecl::LmBackend;
-use model_core::hf::generation_config;
+use model_core::hf::{FloatType, SaveOptions, generation_config};
 use model_core::{Decoder, LoraConfig};
 
 use super::store::CheckpointStore;
-use crate::TrainError;
 use crate::optim::Optimizer;
 use crate::state::TrainState;
 use crate::train::{Parts, Save};
+use crate::{TrainConfig, TrainError};
 
 /// A shard of a saved model is at most this large.
 const MAX_SHARD_BYTES: u64 = 4 << 30;
@@ -50,6 +50,8 @@ pub struct Checkpointer {
     pub store: CheckpointStore,
     /// What of the model.
     pub files: ModelFiles,
+    /// Element type of a whole model on disk: that of the run, so that nothing is lost.
+    pub float: FloatType,
     /// Folder whose tokenizer files travel with every checkpoint.
     pub tokenizer_dir: PathBuf,
 }
@@ -57,7 +59,10 @@ pub struct Checkpointer {
 impl Checkpointer {
     fn fill<B: LmBackend>(&self, parts: &Parts<B>, state: &TrainState, dir: &Path) -> Result<(), TrainError> {
         match &self.files {
-            ModelFiles::Full => drop(parts.model.save(dir, MAX_SHARD_BYTES)?),
+            ModelFiles::Full => {
+                let options = SaveOptions { max_shard_bytes: MAX_SHARD_BYTES, float: self.float };
+                drop(parts.model.save_with(dir, options)?);
+            }
             ModelFiles::Adapter { config, base_hash } => drop(parts.model.save_peft(dir, config, base_hash)?),
         }
         copy_companions(&self.tokenizer_dir, dir)?;
@@ -78,12 +83,12 @@ impl Checkpointer {
     fn n_bytes<B: LmBackend>(&self, parts: &Parts<B>) -> u64 {
         let (mut all, mut trainable) = (0, 0);
         for named in parts.model.leaves() {
-            let bytes = 4 * named.leaf.n_elements() as u64;
-            all += bytes;
-            trainable += if named.trainable { bytes } else { 0 };
+            let n = named.leaf.n_elements() as u64;
+            all += n;
+            trainable += if named.trainable { n } else { 0 };
         }
         let model = if matches!(self.files, ModelFiles::Full) { all } else { trainable };
-        model + 2 * trainable
+        model * self.float.bytes() as u64 + parts.optimizer.n_bytes()
     }
 }
 
@@ -117,6 +122,7 @@ pub fn load_parts<B: LmBackend>(
     dir: &Path,
     files: &ModelFiles,
     base: Decoder<B>,
+    config: &TrainConfig,
     device: B::Device,
 ) -> Result<(Parts<B>, TrainState), TrainError> {
     let model = match files {
@@ -130,7 +136,7 @@ pub fn load_parts<B: LmBackend>(
             model
         }
     };
-    let optimizer = Optimizer::load(&model, &dir.join(TRAINER).join(OPTIMIZER_FILE), &device)?;
+    let optimizer = Optimizer::load(&model, config, &dir.join(TRAINER).join(OPTIMIZER_FILE), &device)?;
     let path = dir.join(TRAINER).join(STATE_FILE);
     let bytes = read_bounded(&path, MAX_STATE_BYTES)?;
     let state = serde_json::from_slice(&bytes).map_err(|e| TrainError::broken(&path, e.to_string()))?;

@@ -57,8 +57,8 @@ fn refused(text: &str, sets: &[&str], wanted: &[&str]) {
 fn s11_the_keys_are_these_and_no_others() {
     let keys: Vec<String> =
         serde_json::to_value(read(TEXT, &[]).unwrap().train).unwrap().as_object().unwrap().keys().cloned().collect();
-    let want = "beta1 beta2 decay_steps eps eval_every grad_clip keep_last log_every lr max_bad_steps max_steps min_lr \
-        peak_tflops recompute save_every schedule seed stop_after tokens_per_micro_batch tokens_per_step warmup_steps \
+    let want = "beta1 beta2 decay_steps eps eval_every grad_clip keep_last log_every lr master max_bad_steps max_steps \
+        min_lr moments peak_tflops precision recompute save_every schedule seed stop_after tokens_per_micro_batch tokens_per_step warmup_steps \
         weight_decay";
     assert_eq!(keys.join(" "), want, "a new key needs a reader, and a line in s11_every_key_of_the_configuration…");
     assert!(keys.len() <= 40);

@@ -4,7 +4,7 @@ mod next_token;
 mod preference;
 
 use burn::backend::Autodiff;
-use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
+use burn::tensor::{DType, Int, Tensor, TensorData, backend::Backend};
 use kernels_cubecl::LmBackend;
 use model_core::Decoder;
 
@@ -49,13 +49,17 @@ impl MetricSum {
     }
 }
 
-/// Summed loss of a micro-batch.
-#[derive(Debug)]
+/// Makes metrics of the numbers that a micro-batch left on the device.
+pub type MakeMetrics = Box<dyn FnOnce(&[f32]) -> Vec<MetricSum>>;
+
+/// Summed loss of a micro-batch. Nothing of it has been read: the loop reads everything of a step at once.
 pub struct LossSum<B: LmBackend> {
     /// `[1]`, differentiable: the sum over the units, not divided by anything.
     pub sum: Tensor<Autodiff<B>, 1>,
-    /// What else there is to log.
-    pub metrics: Vec<MetricSum>,
+    /// `[k]`, without a graph: what the metrics are made of.
+    pub values: Tensor<B, 1>,
+    /// Makes the metrics of `values`.
+    pub metrics: MakeMetrics,
 }
 
 /// A stage's loss. The loop owns everything else.
@@ -105,9 +109,9 @@ fn int_tensor<B: Backend>(values: &[i32], device: &B::Device) -> Tensor<B, 1, In
     Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), device)
 }
 
-/// Values as a device tensor `[m]`.
+/// Values as a device tensor `[m]`; f32 also where the model is bf16, because they are weights and targets of the loss.
 fn float_tensor<B: Backend>(values: &[f32], device: &B::Device) -> Tensor<B, 1> {
-    Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), device)
+    Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), (device, DType::F32))
 }
 
 /// Reads a tensor of f32 back.

@@ -37,8 +37,9 @@ impl<B: LmBackend> Objective<B> for NextToken {
             float_tensor(&weights, device),
             self.z_loss,
         );
-        let nll = f64::from(to_host(out.nll)[0]);
-        Ok(LossSum { sum: out.loss, metrics: vec![MetricSum::new("nll", nll, batch.weight_sum())] })
+        let units = batch.weight_sum();
+        let metrics = move |values: &[f32]| vec![MetricSum::new("nll", f64::from(values[0]), units)];
+        Ok(LossSum { sum: out.loss, values: out.nll.inner(), metrics: Box::new(metrics) })
     }
 
     fn evaluate(

@@ -9,7 +9,7 @@
 //! (hinge); Azar et al. 2023 (IPO).
 
 use burn::backend::Autodiff;
-use burn::tensor::{Tensor, TensorData, activation::log_sigmoid, backend::Backend};
+use burn::tensor::{DType, Tensor, TensorData, activation::log_sigmoid, backend::Backend};
 use kernels_cubecl::{LmBackend, token_logprobs, token_stats};
 use model_core::Decoder;
 use serde::{Deserialize, Serialize};
@@ -117,7 +117,7 @@ fn gather_matrix<B: Backend>(batch: &MicroBatch, targets: &[i32], device: &B::De
             }
         }
     }
-    (Tensor::from_data(TensorData::new(values, [2 * p, m]), device), lengths)
+    (Tensor::from_data(TensorData::new(values, [2 * p, m]), (device, DType::F32)), lengths)
 }
 
 /// Summed answer log-probabilities of every pair without a gradient: `[chosen, rejected]` per pair.
@@ -211,9 +211,10 @@ impl<B: LmBackend> Objective<B> for Preference {
         require_answers(&lengths)?;
         let m = targets.len();
         let policy = sums.matmul(logprobs.reshape([m, 1]));
-        let metrics = metrics(&to_host(policy.clone().inner()), &reference, self.beta);
+        let values = policy.clone().inner().reshape([lengths.len()]);
         let sum = self.losses(policy, &reference, &lengths, device).sum();
-        Ok(LossSum { sum, metrics })
+        let beta = self.beta;
+        Ok(LossSum { sum, values, metrics: Box::new(move |values| metrics(values, &reference, beta)) })
     }
 
     fn evaluate(

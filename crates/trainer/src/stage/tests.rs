@@ -22,6 +22,10 @@ impl Stage for Demo {
         config::require(config.ends != "never", || "key `ends`: expected an end, got never".into())
     }
 
+    fn arithmetic(_: &Config) -> Arithmetic {
+        Arithmetic::F32
+    }
+
     fn run<B: LmBackend>(config: Config, args: &StageArgs, _: &B::Device) -> Result<Outcome, TrainError> {
         match config.ends.as_str() {
             "signal" => Ok(Outcome::Interrupted),

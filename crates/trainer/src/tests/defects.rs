@@ -14,7 +14,7 @@ fn s11_every_key_of_the_configuration_changes_the_run_it_should() {
     let base = config(5);
     let weights = |config: &TrainConfig| values(&run(&OBJECTIVE, rows.clone(), config).model.unwrap());
     let want = weights(&base);
-    let variants: [(&str, TrainConfig); 9] = [
+    let variants: [(&str, TrainConfig); 10] = [
         ("lr", TrainConfig { lr: 2e-2, ..base.clone() }),
         ("min_lr", TrainConfig { min_lr: 5e-3, ..base.clone() }),
         ("schedule", TrainConfig { schedule: crate::schedule::Schedule::Linear, ..base.clone() }),
@@ -23,6 +23,7 @@ fn s11_every_key_of_the_configuration_changes_the_run_it_should() {
         ("beta2", TrainConfig { beta2: 0.999, ..base.clone() }),
         ("weight_decay", TrainConfig { weight_decay: 0.0, ..base.clone() }),
         ("seed", TrainConfig { seed: 6, ..base.clone() }),
+        ("moments", TrainConfig { moments: crate::config::MomentsKind::Packed, ..base.clone() }),
         ("max_steps", TrainConfig { max_steps: 6, stop_after: Some(5), ..base.clone() }),
     ];
     for (key, config) in &variants {

@@ -2,9 +2,11 @@
 
 use model_core::LoraConfig;
 
-use super::tiny::{Cut, Lab, config, random, values};
+use super::tiny::{Cut, Lab, config, random, rows, run, values};
 use crate::TrainConfig;
 use crate::checkpoint::{ModelFiles, load_parts};
+use crate::config::MomentsKind;
+use crate::objective::NextToken;
 use crate::train::Outcome;
 
 fn settings() -> TrainConfig {
@@ -54,6 +56,22 @@ fn g02_resumed_runs_equal_the_uninterrupted_one_bit_for_bit() {
         assert_eq!(lab.go(Cut::Never), Some(Outcome::Finished));
         compare(&whole, &lab, &format!("{cuts:?}"));
     }
+}
+
+#[test]
+fn moments_in_8_bits_survive_an_interruption_bit_for_bit() {
+    let dir = tempfile::tempdir().unwrap();
+    let packed =
+        TrainConfig { moments: MomentsKind::Packed, ..TrainConfig { eval_every: 9, save_every: 7, ..config(20) } };
+    let [whole, cut] = ["whole", "cut"].map(|name| Lab::new(&dir.path().join(name), packed.clone()));
+    assert_eq!(whole.go(Cut::Never), Some(Outcome::Finished));
+    assert_eq!(cut.go(Cut::Signal(10)), Some(Outcome::Interrupted));
+    assert_eq!(cut.go(Cut::Never), Some(Outcome::Finished));
+    compare(&whole, &cut, "packed moments");
+    // Rounded as they are, the moments still train.
+    let losses: Vec<f64> =
+        run(&NextToken { z_loss: 0.0 }, rows(24, 3), &packed).seen.steps.iter().map(|s| s.loss).collect();
+    assert!(losses[19] < 0.9 * losses[0], "{losses:?}");
 }
 
 #[test]
@@ -107,7 +125,7 @@ fn s08_an_adapter_run_resumes_bit_for_bit_and_keeps_the_base_out_of_its_checkpoi
     assert!(names.iter().any(|name| name.ends_with("step-20/adapter_model.safetensors")), "{names:?}");
     assert!(!names.iter().any(|name| name.ends_with("/model.safetensors")), "{names:?}");
     let path = whole.dir.join("checkpoints/step-20");
-    let (parts, _) = load_parts(&path, &whole.files, whole.model.clone(), Default::default()).unwrap();
+    let (parts, _) = load_parts(&path, &whole.files, whole.model.clone(), &whole.config, Default::default()).unwrap();
     for ((before, after), named) in values(&whole.model).iter().zip(values(&parts.model)).zip(whole.model.leaves()) {
         assert_eq!(*before == after, !named.trainable, "{}", named.name);
     }

@@ -45,7 +45,7 @@ fn run(config: &TrainConfig, broken: fn(u64) -> bool, interrupted: bool) -> Ran 
     let eval = EvalSet::new(&rows(4, 9), 2, None).unwrap();
     let mut around = Surroundings { eval: &eval, save: &mut save, observe: &mut seen, interrupted: &flag };
     let source = source(rows(16, 1), config);
-    let ended = train(&NextToken { z_loss: 0.0 }, source, parts(model()), &mut state, config, &mut around);
+    let ended = train(&NextToken { z_loss: 0.0 }, source, parts(model(), config), &mut state, config, &mut around);
     assert_eq!(flag.load(Ordering::Relaxed), interrupted);
     Ran { outcome: ended.map(|(outcome, _)| outcome), asked: save.asked, state, seen }
 }

@@ -6,10 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use data_pipeline::{PADDING_SEGMENT, TokenRow};
 use kernels_cubecl::{Cpu, Leaf, LmBackend};
+use model_core::hf::FloatType;
 use model_core::{Decoder, ModelConfig};
 
 use crate::batch::{BatchSource, EvalSet, MicroBatch, PhaseRows, RowSource};
 use crate::checkpoint::{CheckpointStore, Checkpointer, Identity, ModelFiles, load_parts};
+use crate::config::{Arithmetic, MasterKind, MomentsKind};
 use crate::objective::{NextToken, Objective};
 use crate::observe::{EvalLog, FlopCount, MetricFiles, Observe, StepLog};
 use crate::optim::Optimizer;
@@ -41,8 +43,8 @@ pub(crate) fn model() -> Decoder<Cpu> {
     Decoder::init(&model_config(), 7, &Default::default())
 }
 
-pub(crate) fn parts(model: Decoder<Cpu>) -> Parts<Cpu> {
-    Parts { optimizer: Optimizer::new(&model), model, device: Default::default() }
+pub(crate) fn parts(model: Decoder<Cpu>, config: &TrainConfig) -> Parts<Cpu> {
+    Parts { optimizer: Optimizer::new(&model, config, &Default::default()), model, device: Default::default() }
 }
 
 /// A small generator of its own, so that the tests need none of the code they test.
@@ -100,6 +102,9 @@ pub(crate) fn config(max_steps: u64) -> TrainConfig {
         recompute: false,
         max_bad_steps: 3,
         peak_tflops: 0.0,
+        precision: Arithmetic::F32,
+        master: MasterKind::Remainder,
+        moments: MomentsKind::Full,
     }
 }
 
@@ -149,7 +154,7 @@ pub(crate) struct Ran {
 
 /// Trains in memory, without files.
 pub(crate) fn run(objective: &dyn Objective<Cpu>, rows: Vec<TokenRow>, config: &TrainConfig) -> Ran {
-    run_from(objective, source(rows, config), config, parts(model()))
+    run_from(objective, source(rows, config), config, parts(model(), config))
 }
 
 /// As [`run`], from given batches and parts.
@@ -261,13 +266,16 @@ impl Lab {
     pub(crate) fn go_with(&self, objective: &dyn Objective<Cpu>, cut: Cut) -> Option<Outcome> {
         let store = CheckpointStore::open(&self.dir.join("checkpoints"), identity(), self.config.keep_last).unwrap();
         let (parts, mut state) = match store.load_latest(&mut |note| panic!("{note}")).unwrap() {
-            Some((path, _)) => load_parts(&path, &self.files, self.model.clone(), Default::default()).unwrap(),
-            None => (parts(self.model.clone()), TrainState::default()),
+            Some((path, _)) => {
+                load_parts(&path, &self.files, self.model.clone(), &self.config, Default::default()).unwrap()
+            }
+            None => (parts(self.model.clone(), &self.config), TrainState::default()),
         };
         let flops = FlopCount { config: self.model.config.clone(), peak_tflops: 0.1 };
         let files = MetricFiles::open(&self.dir, state.step, flops).unwrap();
         let flag = AtomicBool::new(false);
-        let mut save = Checkpointer { store, files: self.files.clone(), tokenizer_dir: self.dir.clone() };
+        let mut save =
+            Checkpointer { store, files: self.files.clone(), float: FloatType::F32, tokenizer_dir: self.dir.clone() };
         let mut cutter = Cutter { cut, flag: &flag, files };
         let eval = Self::eval_set();
         let mut around = Surroundings { eval: &eval, save: &mut save, observe: &mut cutter, interrupted: &flag };

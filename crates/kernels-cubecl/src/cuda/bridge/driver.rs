@@ -58,3 +58,35 @@ pub(in super::super) fn facts(index: usize) -> Result<Facts, String> {
     }
     Ok(facts)
 }
+
+/// Memory of a device in bytes, as the driver counts it: all processes, pools and libraries included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceMemory {
+    /// Not in use.
+    pub free: u64,
+    /// There is.
+    pub total: u64,
+}
+
+/// Asks the driver for the memory of device `index`; `None` where it does not answer.
+pub fn device_memory(index: usize) -> Option<DeviceMemory> {
+    let ok = |result| result == driver::CUresult::CUDA_SUCCESS;
+    let (mut device, mut context, mut free, mut total) = (0, std::ptr::null_mut(), 0, 0);
+    // SAFETY: every pointer is to a live local variable; the primary context is the one that cubecl uses, it is retained and
+    // released in pairs, and the calling thread's current context is put back.
+    unsafe {
+        if !ok(driver::cuInit(0)) || !ok(driver::cuDeviceGet(&mut device, c_int::try_from(index).ok()?)) {
+            return None;
+        }
+        if !ok(driver::cuDevicePrimaryCtxRetain(&mut context, device)) {
+            return None;
+        }
+        let asked = ok(driver::cuCtxPushCurrent_v2(context)) && {
+            let asked = ok(driver::cuMemGetInfo_v2(&mut free, &mut total));
+            let mut popped = std::ptr::null_mut();
+            ok(driver::cuCtxPopCurrent_v2(&mut popped)) && asked
+        };
+        let _ = driver::cuDevicePrimaryCtxRelease_v2(device);
+        asked.then_some(DeviceMemory { free: free as u64, total: total as u64 })
+    }
+}

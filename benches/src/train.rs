@@ -1,0 +1,281 @@
+//! `perf train`: complete training steps of a named model through the real loop, on random tokens.
+//!
+//! One line of JSON in the fields of the PyTorch rival, so that both stand in one table.
+
+use std::process::ExitCode;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::{Context, Result, ensure};
+use burn::tensor::{Distribution, Tensor, TensorData};
+use kernels_cubecl::{Device, DeviceChoice, Leaf, LmBackend, on_device};
+use model_core::hf::leaf_map;
+use model_core::{Decoder, ModelConfig, Rows};
+use serde::Serialize;
+use trainer::config::{Arithmetic, MasterKind, MomentsKind};
+use trainer::objective::NextToken;
+use trainer::observe::{EvalLog, Observe, StepLog};
+use trainer::optim::Optimizer;
+use trainer::schedule::Schedule;
+use trainer::train::{Save, Surroundings, train};
+use trainer::{BatchSource, EvalSet, MicroBatch, Parts, TrainConfig, TrainError, TrainState};
+
+/// Steps that are not counted: kernels are compiled and memory is taken in them.
+const WARMUP: usize = 3;
+/// Dense bf16 arithmetic of an H100 in TFLOP/s, what MFU is a share of.
+const H100_TFLOPS: f64 = 989.4;
+
+/// Arguments of `train`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Where to train
+    #[arg(long, default_value = "cuda:0")]
+    device: DeviceChoice,
+    /// Named size: 124m, 1b, 7b, 7b-wide, ...
+    #[arg(long)]
+    preset: String,
+    /// Rows of a micro-batch
+    #[arg(long, default_value_t = 4)]
+    batch: usize,
+    /// Tokens of a row
+    #[arg(long, default_value_t = 1024)]
+    seq: usize,
+    /// Micro-batches of a step
+    #[arg(long, default_value_t = 1)]
+    micro_batches: usize,
+    /// Blocks of the model, where not those of the named size
+    #[arg(long)]
+    layers: Option<usize>,
+    /// Steps, warm-up included
+    #[arg(long, default_value_t = 12)]
+    steps: usize,
+    /// f32 or bf16
+    #[arg(long, default_value = "bf16")]
+    precision: String,
+    /// remainder or stochastic
+    #[arg(long, default_value = "remainder")]
+    master: String,
+    /// f32 or 8bit
+    #[arg(long, default_value = "8bit")]
+    moments: String,
+    /// Runs every block again in the backward pass
+    #[arg(long)]
+    recompute: bool,
+}
+
+/// The line that is printed.
+#[derive(Debug, Serialize)]
+struct Line {
+    r#impl: &'static str,
+    preset: String,
+    params: u64,
+    batch: usize,
+    seq: usize,
+    micro_batches: usize,
+    precision: String,
+    master: String,
+    moments: String,
+    recompute: bool,
+    ms: f64,
+    tok_s: f64,
+    tflops: f64,
+    mfu: f64,
+    used_gib: Option<f64>,
+    first_step_s: f64,
+    losses: Vec<f64>,
+    norms: Vec<f64>,
+}
+
+/// Random tokens, the same every step: the loss falls as the model learns them by heart.
+struct Tokens {
+    batches: Vec<MicroBatch>,
+}
+
+impl BatchSource for Tokens {
+    fn step(&mut self, _: u64) -> Result<Vec<MicroBatch>, TrainError> {
+        Ok(self.batches.clone())
+    }
+
+    fn seq_len(&self, _: u64) -> usize {
+        self.batches[0].rows.seq_len
+    }
+
+    fn fingerprint(&self) -> String {
+        String::new()
+    }
+}
+
+/// Keeps what the loop says of every step.
+#[derive(Default)]
+struct Log(Vec<StepLog>);
+
+impl Observe for Log {
+    fn step(&mut self, log: &StepLog) -> Result<(), TrainError> {
+        self.0.push(log.clone());
+        Ok(())
+    }
+
+    fn eval(&mut self, _: &EvalLog) -> Result<(), TrainError> {
+        Ok(())
+    }
+
+    fn warn(&mut self, message: &str) {
+        eprintln!("{message}");
+    }
+}
+
+/// Saves nothing: checkpoints have figures of their own.
+struct NoSave;
+
+impl<B: LmBackend> Save<B> for NoSave {
+    fn save(&mut self, _: &Parts<B>, _: &TrainState) -> Result<Vec<String>, TrainError> {
+        Ok(Vec::new())
+    }
+}
+
+/// Runs the subcommand.
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let config = train_config(arguments)?;
+    #[cfg(feature = "cuda")]
+    kernels_cubecl::cuda::keep_exact_sizes();
+    let device = arguments.device.resolve()?.with(config.precision.precision())?;
+    let used = used_memory(&device);
+    let line = on_device!(device, B, on => measure::<B>(arguments, &config, &on, &used))??;
+    println!("{}", serde_json::to_string(&line)?);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The run's settings; what the arguments leave open is what a pretraining run would have.
+fn train_config(arguments: &Arguments) -> Result<TrainConfig> {
+    let tokens = (arguments.batch * arguments.seq) as u64;
+    ensure!(tokens > 0 && arguments.micro_batches > 0, "perf train: expected at least one token, got none");
+    ensure!(arguments.steps > WARMUP, "perf train: expected more than {WARMUP} steps, got {}", arguments.steps);
+    let word = |name: &str, text: &str| {
+        serde_json::Value::from(text).as_str().map(str::to_owned).with_context(|| name.to_owned())
+    };
+    let precision: Arithmetic = serde_json::from_value(word("precision", &arguments.precision)?.into())?;
+    let master: MasterKind = serde_json::from_value(word("master", &arguments.master)?.into())?;
+    let moments: MomentsKind = serde_json::from_value(word("moments", &arguments.moments)?.into())?;
+    Ok(TrainConfig {
+        max_steps: arguments.steps as u64,
+        stop_after: None,
+        tokens_per_step: tokens * arguments.micro_batches as u64,
+        tokens_per_micro_batch: tokens,
+        lr: 1e-4,
+        min_lr: 0.0,
+        schedule: Schedule::Constant,
+        warmup_steps: 0,
+        decay_steps: 0,
+        beta1: 0.9,
+        beta2: 0.95,
+        eps: 1e-8,
+        weight_decay: 0.1,
+        grad_clip: 1.0,
+        seed: 1,
+        eval_every: 0,
+        save_every: 0,
+        log_every: 1,
+        keep_last: 1,
+        recompute: arguments.recompute,
+        max_bad_steps: 3,
+        peak_tflops: H100_TFLOPS,
+        precision,
+        master,
+        moments,
+    })
+}
+
+/// Bytes of the device that are in use, asked at any time; the pool never gives back, so that the end shows the peak.
+fn used_memory(device: &Device) -> impl Fn() -> Option<u64> + use<> {
+    #[cfg(feature = "cuda")]
+    let index = match device {
+        Device::Cuda(device) | Device::CudaBf16(device) => Some(device.index),
+        Device::Cpu(_) => None,
+    };
+    #[cfg(feature = "cuda")]
+    return move || kernels_cubecl::cuda::device_memory(index?).map(|memory| memory.total - memory.free);
+    #[cfg(not(feature = "cuda"))]
+    {
+        let Device::Cpu(_) = device;
+        || None
+    }
+}
+
+/// A model with random weights, made on the device: 7B normals on the host take minutes.
+fn random_model<B: LmBackend>(config: &ModelConfig, device: &B::Device) -> Decoder<B> {
+    let std = Distribution::Normal(0.0, f64::from(config.init_std));
+    let leaves = leaf_map(config).into_iter().map(|leaf| match leaf.dims[..] {
+        [n] => Leaf::Vector(Tensor::ones([n], device)),
+        [rows, columns] => Leaf::Matrix(Tensor::random([rows, columns], std, device)),
+        ref dims => unreachable!("a leaf is a vector or a matrix, got {dims:?}"),
+    });
+    Decoder::from_leaves(config, leaves.collect())
+}
+
+/// Random rows without documents.
+fn tokens(arguments: &Arguments, vocab_size: usize) -> Result<Tokens> {
+    let (rows, seq) = (arguments.batch, arguments.seq);
+    let mut x = 0x2545_f491_4f6c_dd1du64;
+    let mut next = || {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        (x % vocab_size as u64) as i32
+    };
+    let batches = (0..arguments.micro_batches).map(|_| {
+        let ids = (0..rows * seq).map(|_| next()).collect();
+        let rows_in = Rows::from_segments(rows, seq, ids, vec![0; rows * seq])?;
+        Ok(MicroBatch { rows: rows_in, weights: vec![1.0; rows * seq], pairs: Vec::new() })
+    });
+    Ok(Tokens { batches: batches.collect::<Result<_>>()? })
+}
+
+fn measure<B: LmBackend>(
+    arguments: &Arguments,
+    config: &TrainConfig,
+    device: &B::Device,
+    used: &dyn Fn() -> Option<u64>,
+) -> Result<Line> {
+    let mut model_config = ModelConfig::preset(&arguments.preset).context("perf train --preset: no such size")?;
+    model_config.n_layers = arguments.layers.unwrap_or(model_config.n_layers);
+    let model = random_model::<B>(&model_config, device);
+    // Reading something waits for the weights.
+    let first: Tensor<B, 1> = model.final_norm.gamma.clone();
+    let _: TensorData = first.into_data();
+    let optimizer = Optimizer::new(&model, config, device);
+    let source = Box::new(tokens(arguments, model_config.vocab_size)?);
+    let mut log = Log::default();
+    let mut around = Surroundings {
+        eval: &EvalSet::default(),
+        save: &mut NoSave,
+        observe: &mut log,
+        interrupted: &AtomicBool::new(false),
+    };
+    let parts = Parts { model, optimizer, device: device.clone() };
+    train::<B>(&NextToken { z_loss: 0.0 }, source, parts, &mut TrainState::default(), config, &mut around)?;
+    let used_gib = used().map(|bytes| bytes as f64 / f64::from(1u32 << 30));
+    let mut seconds: Vec<f64> = log.0[WARMUP..].iter().map(|step| step.seconds).collect();
+    seconds.sort_by(f64::total_cmp);
+    let median = seconds[seconds.len() / 2];
+    let tok_s = config.tokens_per_step as f64 / median;
+    let tflops = model_config.flops_per_token(arguments.seq) as f64 * tok_s / 1e12;
+    Ok(Line {
+        r#impl: "firebrick",
+        preset: arguments.preset.clone(),
+        params: model_config.n_params(),
+        batch: arguments.batch,
+        seq: arguments.seq,
+        micro_batches: arguments.micro_batches,
+        precision: arguments.precision.clone(),
+        master: arguments.master.clone(),
+        moments: arguments.moments.clone(),
+        recompute: arguments.recompute,
+        ms: 1e3 * median,
+        tok_s,
+        tflops,
+        mfu: tflops / H100_TFLOPS,
+        used_gib,
+        first_step_s: log.0[0].seconds,
+        losses: log.0.iter().map(|step| step.loss).collect(),
+        norms: log.0.iter().map(|step| step.grad_norm).collect(),
+    })
+}
