@@ -129,10 +129,12 @@ impl<B: LmBackend> Runner<B> {
 
     /// An untracked tensor, and its values as the backend holds them.
     pub fn constant<const D: usize>(&self, values: Vec<f32>, dims: [usize; D]) -> (Tensor<Autodiff<B>, D>, Vec<f64>) {
+        // Said outright: a device's default type is that of the first backend that the process used on it.
+        let options = (&self.device, B::FloatElem::dtype());
         let tensor = match dims.contains(&0) {
             // Not every backend copies nothing.
-            true => Tensor::<B, D>::empty(dims, &self.device),
-            false => Tensor::from_data(TensorData::new(values, dims), &self.device),
+            true => Tensor::<B, D>::empty(dims, options),
+            false => Tensor::from_data(TensorData::new(values, dims), options),
         };
         let values = numbers(tensor.clone()).into_iter().map(f64::from).collect();
         (Tensor::from_inner(tensor), values)
