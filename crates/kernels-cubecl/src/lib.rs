@@ -9,6 +9,8 @@
 mod autodiff;
 mod backend;
 pub mod cases;
+#[cfg(any(feature = "cuda", test))]
+mod choices;
 pub mod compare;
 mod cpu;
 #[cfg(feature = "cuda")]

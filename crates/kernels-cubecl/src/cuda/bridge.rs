@@ -8,6 +8,7 @@
 mod driver;
 mod products;
 mod raw;
+mod search;
 
 use std::cell::RefCell;
 use std::collections::HashMap;

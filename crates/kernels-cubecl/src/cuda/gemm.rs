@@ -22,22 +22,51 @@ pub struct Gemm {
     pub accumulate: bool,
 }
 
-/// Element types of the operands and of the result.
+/// Element type of an operand of a product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Element {
+    /// `float`.
+    F32,
+    /// Upper half of a `float`.
+    Bf16,
+    /// 8 bits, 4 of them exponent, 3 significand; without infinities.
+    E4m3,
+    /// 8 bits, 5 of them exponent, 2 significand.
+    E5m2,
+}
+
+impl Element {
+    /// Bytes of an element.
+    pub(crate) fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::Bf16 => 2,
+            Self::E4m3 | Self::E5m2 => 1,
+        }
+    }
+}
+
+/// Element types of a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Types {
-    /// Both operands are bf16; f32 otherwise.
-    pub(crate) bf16_in: bool,
-    /// The result is bf16; f32 otherwise.
-    pub(crate) bf16_out: bool,
+    /// Of `a`.
+    pub(crate) a: Element,
+    /// Of `b`.
+    pub(crate) b: Element,
+    /// Of the result.
+    pub(crate) c: Element,
+    /// FP8 products may be summed in the matrix units' own format, which has fewer bits than f32.
+    pub(crate) fast_sums: bool,
 }
 
 impl Types {
     /// The types of a product, where cuBLASLt has it.
     fn new(a: DType, b: DType, c: DType) -> Option<Self> {
+        let types = |operand, c| Some(Self { a: operand, b: operand, c, fast_sums: false });
         match (a, b, c) {
-            (DType::BF16, DType::BF16, DType::BF16) => Some(Self { bf16_in: true, bf16_out: true }),
-            (DType::BF16, DType::BF16, DType::F32) => Some(Self { bf16_in: true, bf16_out: false }),
-            (DType::F32, DType::F32, DType::F32) => Some(Self { bf16_in: false, bf16_out: false }),
+            (DType::BF16, DType::BF16, DType::BF16) => types(Element::Bf16, Element::Bf16),
+            (DType::BF16, DType::BF16, DType::F32) => types(Element::Bf16, Element::F32),
+            (DType::F32, DType::F32, DType::F32) => types(Element::F32, Element::F32),
             _ => None,
         }
     }
