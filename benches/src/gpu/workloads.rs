@@ -2,7 +2,7 @@
 
 use burn::tensor::ops::FloatTensor;
 use burn::tensor::{Distribution, Element, FloatDType, Int, Tensor, TensorData};
-use kernels_cubecl::cuda::CudaDevice;
+use kernels_cubecl::cuda::{CudaDevice, Gemm, gemm};
 use kernels_cubecl::{
     AdamW, Cuda, CudaBf16, HeadLayout, LmBackend, Rotation, Spans, Tracked, adamw_step, add_assign, embedding, linear,
     sum_squares, swiglu, token_logprobs,
@@ -17,6 +17,18 @@ const D_MODEL: usize = 4096;
 const D_FF: usize = 14336;
 const VOCABULARY: usize = 32_000;
 const HEADS: HeadLayout = HeadLayout { n_heads: 32, n_kv_heads: 8, d_head: 128 };
+/// Output and input widths of the linear layers of a 7B model: q, k and v; o; gate and up; down. The last two in both widths of
+/// the hidden layer.
+const LINEARS: [(usize, usize); 6] = [
+    (HEADS.width(), D_MODEL),
+    (D_MODEL, D_MODEL),
+    (22_016, D_MODEL),
+    (2 * D_FF, D_MODEL),
+    (D_MODEL, 11_008),
+    (D_MODEL, D_FF),
+];
+/// Rows of its output head.
+const HEAD_ROWS: usize = 50_304;
 /// Bytes of a bf16 and of an f32 number.
 const BF16: f64 = 2.0;
 const F32: f64 = 4.0;
@@ -38,7 +50,9 @@ pub(super) fn run(device: &CudaDevice, only: &str) {
 fn random<L: LmBackend<Device = CudaDevice>, const D: usize>(dims: [usize; D], device: &CudaDevice) -> Tensor<L, D> {
     // Random tensors come in the device's default type, whatever the backend's is.
     let dtype: FloatDType = L::FloatElem::dtype().into();
-    Tensor::<L, D>::random(dims, Distribution::Normal(0.0, 0.5), device).cast::<FloatDType>(dtype)
+    // As a line, so that there are no gaps between its rows, as in the tensors of the ops.
+    let n: usize = dims.iter().product();
+    Tensor::<L, 1>::random([n], Distribution::Normal(0.0, 0.5), device).cast::<FloatDType>(dtype).reshape(dims)
 }
 
 fn raw<L: LmBackend, const D: usize>(tensor: &Tensor<L, D>) -> FloatTensor<L> {
@@ -61,18 +75,30 @@ fn copies(bench: &Bench, device: &CudaDevice) {
 }
 
 fn products(bench: &Bench, device: &CudaDevice) {
-    let m = TOKENS;
-    for (n, k) in [(D_MODEL, D_MODEL), (HEADS.width(), D_MODEL), (2 * D_FF, D_MODEL), (D_MODEL, D_FF)] {
-        let (x, w, dy) =
-            (random::<B, 2>([m, k], device), random::<B, 2>([n, k], device), random::<B, 2>([m, n], device));
-        let work = Work::Bf16(2.0 * (m * n * k) as f64);
-        bench.time(&format!("linear {m}x{k} to {n}"), work, || drop(linear(x.clone(), w.clone())));
-        bench.time(&format!("linear dx {m}x{k} to {n}"), work, || drop(B::lm_linear_dx(raw(&dy), raw(&w))));
-        bench.time(&format!("linear dw {m}x{k} to {n}"), work, || drop(B::lm_linear_dw(raw(&dy), raw(&x))));
+    for (m, (n, k)) in LINEARS.into_iter().flat_map(|shape| [(TOKENS / 2, shape), (TOKENS, shape)]) {
+        product(bench, device, [m, n, k]);
     }
+    // The head works on a few rows at a time.
+    product(bench, device, [TOKENS / 4, HEAD_ROWS, D_MODEL]);
     let [x, w] = [0, 1].map(|_| random::<Cuda, 2>([4096, 4096], device));
     let work = Work::F32(2.0 * 4096f64.powi(3));
     bench.time("linear f32 4096x4096 to 4096", work, || drop(linear(x.clone(), w.clone())));
+}
+
+/// The linear layer of `m` rows from width `k` to `n`, and its gradients.
+fn product(bench: &Bench, device: &CudaDevice, [m, n, k]: [usize; 3]) {
+    let name = |what: &str| format!("linear {what} {m}x{k} to {n}");
+    if !["y", "dx", "dw", "dw +="].iter().any(|what| bench.wants(&name(what))) {
+        return;
+    }
+    let (x, w, dy) = (random::<B, 2>([m, k], device), random::<B, 2>([n, k], device), random::<B, 2>([m, n], device));
+    let work = Work::Bf16(2.0 * (m * n * k) as f64);
+    bench.time(&name("y"), work, || drop(linear(x.clone(), w.clone())));
+    bench.time(&name("dx"), work, || drop(B::lm_linear_dx(raw(&dy), raw(&w))));
+    bench.time(&name("dw"), work, || drop(B::lm_linear_dw(raw(&dy), raw(&x))));
+    let sum = raw(&random::<B, 2>([n, k], device));
+    let problem = Gemm { m: n, n: k, k: m, a_transposed: true, b_transposed: false, accumulate: true };
+    bench.time(&name("dw +="), work, || gemm("linear backward by weight", &raw(&dy), &raw(&x), &sum, problem));
 }
 
 fn rows(bench: &Bench, device: &CudaDevice) {
