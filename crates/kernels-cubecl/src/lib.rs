@@ -19,6 +19,7 @@ mod device;
 mod error;
 #[cfg(test)]
 mod finite_difference;
+mod fp8;
 mod functions;
 mod layout;
 mod leaf;
@@ -36,9 +37,10 @@ pub use backend::{CrossEntropyParts, LmBackend, Rotation, StatsParts, Tracked};
 pub use cuda::{Cuda, CudaBf16};
 pub use device::{Cpu, Device, DeviceChoice};
 pub use error::KernelError;
+pub use fp8::{Fp8, Fp8Gradients, Fp8Saved};
 pub use functions::{
     CrossEntropy, TokenStats, adamw_step, add_assign, add_rms_norm, attention, attention_cached, embedding, linear,
-    linear_cross_entropy, rms_norm, rope_qkv, sum_squares, swiglu, token_logprobs, token_stats,
+    linear_cross_entropy, linear_fp8, rms_norm, rope_qkv, sum_squares, swiglu, token_logprobs, token_stats,
 };
 pub use layout::{HeadLayout, Spans};
 pub use leaf::Leaf;

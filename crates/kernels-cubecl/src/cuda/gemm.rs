@@ -24,7 +24,7 @@ pub struct Gemm {
 
 /// Element type of an operand of a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Element {
+pub enum Element {
     /// `float`.
     F32,
     /// Upper half of a `float`.
@@ -48,15 +48,15 @@ impl Element {
 
 /// Element types of a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Types {
+pub struct Types {
     /// Of `a`.
-    pub(crate) a: Element,
+    pub a: Element,
     /// Of `b`.
-    pub(crate) b: Element,
+    pub b: Element,
     /// Of the result.
-    pub(crate) c: Element,
+    pub c: Element,
     /// FP8 products may be summed in the matrix units' own format, which has fewer bits than f32.
-    pub(crate) fast_sums: bool,
+    pub fast_sums: bool,
 }
 
 impl Types {
@@ -90,6 +90,28 @@ pub fn gemm(op: &'static str, a: &Buffer, b: &Buffer, c: &Buffer, problem: Gemm)
         )
     });
     bridge::enqueue_gemm(op, [a, b, c], problem, types);
+}
+
+/// Enqueues a product of FP8 operands, kept as bytes, into `c`'s memory; each operand comes with a factor `[1]`.
+///
+/// cuBLASLt has them for `a` as it is and `b` transposed alone, in groups of 16.
+///
+/// # Panics
+/// When a buffer is shorter than the product.
+pub fn gemm_fp8(op: &'static str, buffers: [&Buffer; 3], factors: [&Buffer; 2], problem: Gemm, types: Types) {
+    let Gemm { m, n, k, .. } = problem;
+    for (tensor, want, bytes) in [
+        (buffers[0], m * k, types.a.bytes()),
+        (buffers[1], n * k, types.b.bytes()),
+        (buffers[2], m * n, types.c.bytes()),
+        (factors[0], 1, 4),
+        (factors[1], 1, 4),
+    ] {
+        let (got, size) = (tensor.shape().num_elements(), tensor.dtype.size());
+        let fits = got == want && size == bytes && tensor.is_contiguous();
+        assert!(fits, "{op}: {problem:?} needs {want} elements of {bytes} bytes, got {got} of {size}");
+    }
+    bridge::enqueue_gemm_fp8(op, buffers, factors, problem, types);
 }
 
 /// A zero tensor; products without terms and gradients without rows are that.

@@ -14,9 +14,12 @@ mod probe;
 pub(crate) mod reduce;
 mod sources;
 
+pub use crate::ops::linear_fp8::cuda::round_fp8;
 pub use faults::guarded;
-pub use gemm::{Gemm, gemm};
+pub use gemm::{Element, Gemm, Types, gemm, gemm_fp8};
 pub use probe::{open, provoke_fault};
+
+pub(crate) use bridge::{Argument, Grid, RawKernel, has_fp8};
 
 use half::bf16;
 

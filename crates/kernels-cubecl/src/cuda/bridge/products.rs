@@ -201,6 +201,21 @@ pub(in super::super) fn enqueue_gemm(op: &'static str, buffers: [&Buffer; 3], pr
     });
 }
 
+/// Enqueues a product of FP8 operands with their factors; `gemm_fp8` has checked the buffers.
+pub(in super::super) fn enqueue_gemm_fp8(
+    op: &'static str,
+    [a, b, c]: [&Buffer; 3],
+    [a_scale, b_scale]: [&Buffer; 2],
+    problem: Gemm,
+    types: Types,
+) {
+    enqueue(op, &[a, b, c, a_scale, b_scale], move |foreign, addresses| {
+        let scales = Some([addresses[3], addresses[4]]);
+        let at = Addresses { a: addresses[0], b: addresses[1], c: addresses[2], scales };
+        foreign.products.multiply(foreign.stream, key(problem, types, at), at);
+    });
+}
+
 fn key(problem: Gemm, types: Types, at: Addresses) -> Key {
     let alignment = [at.a, at.b, at.c].map(|at| (1 << at.trailing_zeros().min(MAX_ALIGNMENT.ilog2())) as u32);
     Key { problem, types, alignment }
