@@ -1,11 +1,11 @@
 //! What is timed: each op at 8192 tokens of a model with width 4096, 32/8 heads of 128, hidden width 14336, vocabulary 32000.
 
 use burn::tensor::ops::FloatTensor;
-use burn::tensor::{Distribution, Element, FloatDType, Int, Tensor, TensorData};
-use kernels_cubecl::cuda::{CudaDevice, Gemm, gemm};
+use burn::tensor::{DType, Distribution, Element as _, FloatDType, Int, Tensor, TensorData};
+use kernels_cubecl::cuda::{CudaDevice, Element, Gemm, Types, gemm, gemm_fp8, round_fp8};
 use kernels_cubecl::{
-    AdamW, Cuda, CudaBf16, HeadLayout, LmBackend, Rotation, Spans, Tracked, adamw_step, add_assign, embedding, linear,
-    sum_squares, swiglu, token_logprobs,
+    AdamW, Cuda, CudaBf16, Fp8, HeadLayout, LmBackend, Rotation, Spans, Tracked, adamw_step, add_assign, embedding,
+    linear, sum_squares, swiglu, token_logprobs,
 };
 
 use super::measure::{Bench, Work};
@@ -36,7 +36,7 @@ const F32: f64 = 4.0;
 /// Times everything.
 pub(super) fn run(device: &CudaDevice, only: &str) {
     let bench = Bench::new(device, only);
-    let groups: [fn(&Bench, &CudaDevice); 6] = [copies, products, rows, attention, head, optimizer];
+    let groups: [fn(&Bench, &CudaDevice); 7] = [copies, products, fp8, rows, attention, head, optimizer];
     for group in groups {
         let group = std::panic::AssertUnwindSafe(|| group(&bench, device));
         match std::panic::catch_unwind(|| kernels_cubecl::cuda::guarded(group.0)) {
@@ -99,6 +99,57 @@ fn product(bench: &Bench, device: &CudaDevice, [m, n, k]: [usize; 3]) {
     let sum = raw(&random::<B, 2>([n, k], device));
     let problem = Gemm { m: n, n: k, k: m, a_transposed: true, b_transposed: false, accumulate: true };
     bench.time(&name("dw +="), work, || gemm("linear backward by weight", &raw(&dy), &raw(&x), &sum, problem));
+}
+
+/// FP8 products alone, the rounding before them, and whole layers beside those in bf16.
+fn fp8(bench: &Bench, device: &CudaDevice) {
+    let types = |fast_sums| Types { a: Element::E4m3, b: Element::E4m3, c: Element::Bf16, fast_sums };
+    for (m, (n, k)) in LINEARS.into_iter().flat_map(|shape| [(TOKENS / 2, shape), (TOKENS, shape)]) {
+        let name = format!("fp8 {m}x{k} to {n}");
+        if !["", " fast", " layer", " layer in bf16"].iter().any(|what| bench.wants(&format!("{name}{what}"))) {
+            continue;
+        }
+        let (x, w, dy) = (random::<B, 2>([m, k], device), random::<B, 2>([n, k], device), random([m, n], device));
+        let ([x8, _], x_factor) = round_fp8(&raw(&x), false, [true, false]);
+        let ([w8, _], w_factor) = round_fp8(&raw(&w), false, [true, false]);
+        let y = raw(&dy);
+        let problem = Gemm { m, n, k, a_transposed: false, b_transposed: true, accumulate: false };
+        let work = |passes: usize| Work::Fp8(2.0 * (passes * m * n * k) as f64);
+        if let (Some(x8), Some(w8)) = (x8, w8) {
+            for (what, fast) in [(" fast", true), ("", false)] {
+                bench.time(&format!("{name}{what}"), work(1), || {
+                    gemm_fp8("fp8", [&x8, &w8, &y], [&x_factor, &w_factor], problem, types(fast));
+                });
+            }
+        }
+        fp8_layer(bench, &name, [&x, &w, &dy], work(3));
+    }
+    for (m, k) in [(TOKENS, D_MODEL), (TOKENS, D_FF)] {
+        let x = raw(&random::<B, 2>([m, k], device));
+        for (what, copies, bytes) in
+            [("rows", [true, false], 5.0), ("columns", [false, true], 5.0), ("rows and columns", [true, true], 6.0)]
+        {
+            let work = Work::Bytes(bytes * (m * k) as f64);
+            bench.time(&format!("fp8 rounding {m}x{k}, {what}"), work, || drop(round_fp8(&x, false, copies)));
+        }
+    }
+}
+
+/// A linear layer forward and backward, with scales of now, scales of a history, and in bf16.
+fn fp8_layer(bench: &Bench, name: &str, [x, w, dy]: [&Tensor<B, 2>; 3], work: Work) {
+    let want = Tracked { x: true, weight: true };
+    let mode = Fp8::default();
+    let zeros = Tensor::<B, 2>::from_data(TensorData::new(vec![4f32; 48], [3, 16]), (&x.device(), DType::F32));
+    for (what, history) in [("layer", None), ("layer with history", Some(raw(&zeros)))] {
+        bench.time(&format!("{name} {what}"), work, || {
+            let (y, saved) = B::lm_linear_fp8_fwd(raw(x), raw(w), history.clone(), mode, want);
+            drop((y, B::lm_linear_fp8_bwd(raw(dy), raw(w), saved, mode, want, None)));
+        });
+    }
+    bench.time(&format!("{name} layer in bf16"), work, || {
+        let y = B::lm_linear(raw(x), raw(w));
+        drop((y, B::lm_linear_dx(raw(dy), raw(w)), B::lm_linear_dw(raw(dy), raw(x))));
+    });
 }
 
 fn rows(bench: &Bench, device: &CudaDevice) {
