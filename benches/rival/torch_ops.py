@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 
 TOKENS = 8192
-SHAPES = [(4096, 4096), (6144, 4096), (28672, 4096), (4096, 14336)]
+SHAPES = [(6144, 4096), (4096, 4096), (22016, 4096), (28672, 4096), (4096, 11008), (4096, 14336)]
+PRODUCTS = [(m, n, k) for n, k in SHAPES for m in (TOKENS // 2, TOKENS)] + [(TOKENS // 4, 50304, 4096)]
 ATTENTION = [(4, 2048, 128), (1, 8192, 128), (4, 2048, 64)]
 HEADS, KV_HEADS = 32, 8
 DEVICE = "cuda"
@@ -44,16 +45,27 @@ def random(*shape: int, grad: bool = False) -> torch.Tensor:
 
 @torch.no_grad()
 def products() -> None:
-    for n, k in SHAPES:
-        x, w, dy = random(TOKENS, k), random(n, k), random(TOKENS, n)
-        flops = 2 * TOKENS * n * k
-        report(f"linear {k} to {n}", seconds(lambda: F.linear(x, w)), flops, "TFLOP/s")
-        report(f"linear dx {k} to {n}", seconds(lambda: dy @ w), flops, "TFLOP/s")
-        report(f"linear dw {k} to {n}", seconds(lambda: dy.t() @ x), flops, "TFLOP/s")
+    for m, n, k in PRODUCTS:
+        x, w, dy, dw = random(m, k), random(n, k), random(m, n), random(n, k)
+        flops = 2 * m * n * k
+        report(f"linear y {m}x{k} to {n}", seconds(lambda: F.linear(x, w)), flops, "TFLOP/s")
+        report(f"linear dx {m}x{k} to {n}", seconds(lambda: dy @ w), flops, "TFLOP/s")
+        report(f"linear dw {m}x{k} to {n}", seconds(lambda: dy.t() @ x), flops, "TFLOP/s")
+        report(f"linear dw += {m}x{k} to {n}", seconds(lambda: dw.addmm_(dy.t(), x)), flops, "TFLOP/s")
     x = torch.randn(4096, 4096, device=DEVICE)
     report("linear f32 4096 to 4096", seconds(lambda: F.linear(x, x)), 2 * 4096**3, "TFLOP/s")
     source, target = torch.randn(1 << 28, device=DEVICE), torch.empty(1 << 28, device=DEVICE)
     report("copy 1 GiB", seconds(lambda: target.copy_(source)), 2 * 4 * (1 << 28), "TB/s")
+
+
+@torch.no_grad()
+def fp8_products() -> None:
+    one = torch.ones((), device=DEVICE)
+    for m, n, k in PRODUCTS:
+        x, w = (random(*shape).to(torch.float8_e4m3fn) for shape in ((m, k), (n, k)))
+        for fast in (True, False):
+            call = lambda: torch._scaled_mm(x, w.t(), one, one, out_dtype=torch.bfloat16, use_fast_accum=fast)
+            report(f"fp8 {m}x{k} to {n}{' fast' if fast else ''}", seconds(call), 2 * m * n * k, "TFLOP/s")
 
 
 def attention(rows: int, length: int, d_head: int) -> None:
@@ -76,6 +88,7 @@ def main() -> None:
     torch.manual_seed(0)
     print(f"PyTorch {torch.__version__}, {torch.cuda.get_device_name()}")
     products()
+    fp8_products()
     for case in ATTENTION:
         attention(*case)
 

@@ -7,6 +7,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 use anyhow::ensure;
+#[cfg(feature = "cuda")]
+use kernels_cubecl::Precision;
 use kernels_cubecl::cases::{Check, OPS, run_op};
 use kernels_cubecl::compare::{Mismatch, Report};
 use kernels_cubecl::{Cpu, Device, DeviceChoice, LmBackend};
@@ -20,7 +22,7 @@ pub(crate) struct Arguments {
     /// Checks only this op; repeatable
     #[arg(long = "op", value_name = "OP")]
     ops: Vec<String>,
-    /// Checks only this element type; repeatable
+    /// Checks only this element type; both by default, each in a process of its own
     #[arg(long = "precision", value_parser = ["f32", "bf16"])]
     precisions: Vec<String>,
     /// Prints every comparison
@@ -55,13 +57,21 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             rows::<Cpu>(arguments, "f32", &device)
         }
         #[cfg(feature = "cuda")]
-        Device::Cuda(device) | Device::CudaBf16(device) => {
-            let mut rows = rows::<kernels_cubecl::Cuda>(arguments, "f32", &device);
-            rows.extend(rows_of_bf16(arguments, &device));
-            if arguments.ops.is_empty() {
-                rows.push(fault(&device));
+        Device::Cuda(_) | Device::CudaBf16(_) if arguments.precisions.len() != 1 => return each_precision(),
+        #[cfg(feature = "cuda")]
+        device => {
+            let bf16 = arguments.precisions[0] == "bf16";
+            match device.with(if bf16 { Precision::Bf16 } else { Precision::F32 })? {
+                Device::CudaBf16(device) => rows::<kernels_cubecl::CudaBf16>(arguments, "bf16", &device),
+                Device::Cuda(device) => {
+                    let mut rows = rows::<kernels_cubecl::Cuda>(arguments, "f32", &device);
+                    if arguments.ops.is_empty() {
+                        rows.push(fault(&device));
+                    }
+                    rows
+                }
+                Device::Cpu(_) => unreachable!("a CUDA device stays one"),
             }
-            rows
         }
     };
     print(&rows);
@@ -69,9 +79,17 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(u8::from(missed)))
 }
 
+/// Runs this program again for each precision: burn keeps one default type per device and process.
 #[cfg(feature = "cuda")]
-fn rows_of_bf16(arguments: &Arguments, device: &kernels_cubecl::cuda::CudaDevice) -> Vec<Row> {
-    rows::<kernels_cubecl::CudaBf16>(arguments, "bf16", device)
+fn each_precision() -> anyhow::Result<ExitCode> {
+    let program = std::env::current_exe()?;
+    let mut passed = true;
+    for precision in ["f32", "bf16"] {
+        let mut command = std::process::Command::new(&program);
+        command.args(std::env::args_os().skip(1)).args(["--precision", precision]);
+        passed &= command.status()?.success();
+    }
+    Ok(ExitCode::from(u8::from(!passed)))
 }
 
 /// Runs the chosen ops in one precision.

@@ -30,7 +30,7 @@ pub(crate) struct Arguments {
     /// Where to train
     #[arg(long, default_value = "cuda:0")]
     device: DeviceChoice,
-    /// Named size: 124m, 1b, 7b, 7b-wide, ...
+    /// Named size: 125m, 1b, 7b, 7b-wide, ...
     #[arg(long)]
     preset: String,
     /// Rows of a micro-batch
@@ -60,6 +60,9 @@ pub(crate) struct Arguments {
     /// Runs every block again in the backward pass
     #[arg(long)]
     recompute: bool,
+    /// Prints where the time of the last two steps went, op by op; the device waits between ops
+    #[arg(long)]
+    profile: bool,
 }
 
 /// The line that is printed.
@@ -104,13 +107,21 @@ impl BatchSource for Tokens {
     }
 }
 
-/// Keeps what the loop says of every step.
-#[derive(Default)]
-struct Log(Vec<StepLog>);
+/// Steps of a profile.
+const PROFILED: u64 = 2;
 
-impl Observe for Log {
+/// Keeps what the loop says of every step, and says when the last ones begin.
+struct Log<'a> {
+    steps: Vec<StepLog>,
+    before_last: &'a dyn Fn(),
+}
+
+impl Observe for Log<'_> {
     fn step(&mut self, log: &StepLog) -> Result<(), TrainError> {
-        self.0.push(log.clone());
+        self.steps.push(log.clone());
+        if log.step + PROFILED == log.last_step {
+            (self.before_last)();
+        }
         Ok(())
     }
 
@@ -148,7 +159,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 fn train_config(arguments: &Arguments) -> Result<TrainConfig> {
     let tokens = (arguments.batch * arguments.seq) as u64;
     ensure!(tokens > 0 && arguments.micro_batches > 0, "perf train: expected at least one token, got none");
-    ensure!(arguments.steps > WARMUP, "perf train: expected more than {WARMUP} steps, got {}", arguments.steps);
+    let least = WARMUP + if arguments.profile { PROFILED as usize } else { 0 };
+    ensure!(arguments.steps > least, "perf train: expected more than {least} steps, got {}", arguments.steps);
     let word = |name: &str, text: &str| {
         serde_json::Value::from(text).as_str().map(str::to_owned).with_context(|| name.to_owned())
     };
@@ -229,6 +241,32 @@ fn tokens(arguments: &Arguments, vocab_size: usize) -> Result<Tokens> {
     Ok(Tokens { batches: batches.collect::<Result<_>>()? })
 }
 
+#[cfg(feature = "cuda")]
+fn profile_from_now(arguments: &Arguments) {
+    if let DeviceChoice::Cuda(index) = arguments.device {
+        kernels_cubecl::cuda::profile::start(&kernels_cubecl::cuda::CudaDevice::new(index));
+    }
+}
+
+#[cfg(feature = "cuda")]
+fn print_profile() {
+    let ops = kernels_cubecl::cuda::profile::stop();
+    let per_step = |seconds: f64| 1e3 * seconds / PROFILED as f64;
+    println!("| op | calls a step | ms a step |\n|---|---:|---:|");
+    for (op, calls, seconds) in &ops {
+        println!("| {op} | {} | {:.2} |", calls / PROFILED, per_step(*seconds));
+    }
+    println!("| all | | {:.2} |", per_step(ops.iter().map(|op| op.2).sum()));
+}
+
+#[cfg(not(feature = "cuda"))]
+fn profile_from_now(_: &Arguments) {}
+
+#[cfg(not(feature = "cuda"))]
+fn print_profile() {
+    println!("profile: only CUDA devices have one");
+}
+
 fn measure<B: LmBackend>(
     arguments: &Arguments,
     config: &TrainConfig,
@@ -243,7 +281,12 @@ fn measure<B: LmBackend>(
     let _: TensorData = first.into_data();
     let optimizer = Optimizer::new(&model, config, device);
     let source = Box::new(tokens(arguments, model_config.vocab_size)?);
-    let mut log = Log::default();
+    let before_last = || {
+        if arguments.profile {
+            profile_from_now(arguments)
+        }
+    };
+    let mut log = Log { steps: Vec::new(), before_last: &before_last };
     let mut around = Surroundings {
         eval: &EvalSet::default(),
         save: &mut NoSave,
@@ -252,8 +295,12 @@ fn measure<B: LmBackend>(
     };
     let parts = Parts { model, optimizer, device: device.clone() };
     train::<B>(&NextToken { z_loss: 0.0 }, source, parts, &mut TrainState::default(), config, &mut around)?;
+    if arguments.profile {
+        print_profile();
+    }
     let used_gib = used().map(|bytes| bytes as f64 / f64::from(1u32 << 30));
-    let mut seconds: Vec<f64> = log.0[WARMUP..].iter().map(|step| step.seconds).collect();
+    let profiled = if arguments.profile { PROFILED as usize } else { 0 };
+    let mut seconds: Vec<f64> = log.steps[WARMUP..log.steps.len() - profiled].iter().map(|step| step.seconds).collect();
     seconds.sort_by(f64::total_cmp);
     let median = seconds[seconds.len() / 2];
     let tok_s = config.tokens_per_step as f64 / median;
@@ -274,8 +321,8 @@ fn measure<B: LmBackend>(
         tflops,
         mfu: tflops / H100_TFLOPS,
         used_gib,
-        first_step_s: log.0[0].seconds,
-        losses: log.0.iter().map(|step| step.loss).collect(),
-        norms: log.0.iter().map(|step| step.grad_norm).collect(),
+        first_step_s: log.steps[0].seconds,
+        losses: log.steps.iter().map(|step| step.loss).collect(),
+        norms: log.steps.iter().map(|step| step.grad_norm).collect(),
     })
 }

@@ -7,6 +7,8 @@ use kernels_cubecl::{Cuda, cuda::CudaDevice};
 
 /// What the datasheet of an H100 SXM gives, for the shares of the roofline.
 pub(super) const PEAK_BF16_TFLOPS: f64 = 989.0;
+/// As above, FP8.
+pub(super) const PEAK_FP8_TFLOPS: f64 = 1979.0;
 /// As above, f32 without the matrix units.
 pub(super) const PEAK_F32_TFLOPS: f64 = 67.0;
 /// Memory bandwidth of the same.
@@ -17,6 +19,8 @@ pub(super) const PEAK_TB_S: f64 = 3.35;
 pub(super) enum Work {
     /// Floating-point operations on the matrix units.
     Bf16(f64),
+    /// The same in FP8.
+    Fp8(f64),
     /// Floating-point operations in f32.
     F32(f64),
     /// Bytes moved through device memory.
@@ -68,6 +72,7 @@ impl<'a> Bench<'a> {
         let (seconds, host) = runs[2];
         let (amount, unit, peak) = match work {
             Work::Bf16(flops) => (flops, "TFLOP/s", PEAK_BF16_TFLOPS),
+            Work::Fp8(flops) => (flops, "TFLOP/s", PEAK_FP8_TFLOPS),
             Work::F32(flops) => (flops, "TFLOP/s", PEAK_F32_TFLOPS),
             Work::Bytes(bytes) => (bytes, "TB/s", PEAK_TB_S),
         };

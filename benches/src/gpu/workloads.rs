@@ -1,10 +1,10 @@
 //! What is timed: each op at 8192 tokens of a model with width 4096, 32/8 heads of 128, hidden width 14336, vocabulary 32000.
 
 use burn::tensor::ops::FloatTensor;
-use burn::tensor::{DType, Distribution, Element, FloatDType, Int, Tensor, TensorData};
-use kernels_cubecl::cuda::CudaDevice;
+use burn::tensor::{DType, Distribution, Element as _, FloatDType, Int, Tensor, TensorData};
+use kernels_cubecl::cuda::{CudaDevice, Element, Gemm, Types, gemm, gemm_fp8, round_fp8};
 use kernels_cubecl::{
-    AdamW, Cuda, CudaBf16, HeadLayout, Leaf, LmBackend, Master, Moments, PackedMoments, Rotation, Spans, Tracked,
+    AdamW, Cuda, CudaBf16, Fp8, HeadLayout, Leaf, LmBackend, Master, Moments, PackedMoments, Rotation, Spans, Tracked,
     adamw_step, add_assign, clip_scale, embedding, linear, sum_parts, sum_squares, sum_squares_into, sum_squares_parts,
     swiglu, token_logprobs,
 };
@@ -18,6 +18,18 @@ const D_MODEL: usize = 4096;
 const D_FF: usize = 14336;
 const VOCABULARY: usize = 32_000;
 const HEADS: HeadLayout = HeadLayout { n_heads: 32, n_kv_heads: 8, d_head: 128 };
+/// Output and input widths of the linear layers of a 7B model: q, k and v; o; gate and up; down. The last two in both widths of
+/// the hidden layer.
+const LINEARS: [(usize, usize); 6] = [
+    (HEADS.width(), D_MODEL),
+    (D_MODEL, D_MODEL),
+    (22_016, D_MODEL),
+    (2 * D_FF, D_MODEL),
+    (D_MODEL, 11_008),
+    (D_MODEL, D_FF),
+];
+/// Rows of its output head.
+const HEAD_ROWS: usize = 50_304;
 /// Bytes of a bf16 and of an f32 number.
 const BF16: f64 = 2.0;
 const F32: f64 = 4.0;
@@ -25,7 +37,7 @@ const F32: f64 = 4.0;
 /// Times everything.
 pub(super) fn run(device: &CudaDevice, only: &str) {
     let bench = Bench::new(device, only);
-    let groups: [fn(&Bench, &CudaDevice); 6] = [copies, products, rows, attention, head, optimizer];
+    let groups: [fn(&Bench, &CudaDevice); 7] = [copies, products, fp8, rows, attention, head, optimizer];
     for group in groups {
         let group = std::panic::AssertUnwindSafe(|| group(&bench, device));
         match std::panic::catch_unwind(|| kernels_cubecl::cuda::guarded(group.0)) {
@@ -39,7 +51,9 @@ pub(super) fn run(device: &CudaDevice, only: &str) {
 fn random<L: LmBackend<Device = CudaDevice>, const D: usize>(dims: [usize; D], device: &CudaDevice) -> Tensor<L, D> {
     // Random tensors come in the device's default type, whatever the backend's is.
     let dtype: FloatDType = L::FloatElem::dtype().into();
-    Tensor::<L, D>::random(dims, Distribution::Normal(0.0, 0.5), device).cast::<FloatDType>(dtype)
+    // As a line, so that there are no gaps between its rows, as in the tensors of the ops.
+    let n: usize = dims.iter().product();
+    Tensor::<L, 1>::random([n], Distribution::Normal(0.0, 0.5), device).cast::<FloatDType>(dtype).reshape(dims)
 }
 
 fn raw<L: LmBackend, const D: usize>(tensor: &Tensor<L, D>) -> FloatTensor<L> {
@@ -62,18 +76,81 @@ fn copies(bench: &Bench, device: &CudaDevice) {
 }
 
 fn products(bench: &Bench, device: &CudaDevice) {
-    let m = TOKENS;
-    for (n, k) in [(D_MODEL, D_MODEL), (HEADS.width(), D_MODEL), (2 * D_FF, D_MODEL), (D_MODEL, D_FF)] {
-        let (x, w, dy) =
-            (random::<B, 2>([m, k], device), random::<B, 2>([n, k], device), random::<B, 2>([m, n], device));
-        let work = Work::Bf16(2.0 * (m * n * k) as f64);
-        bench.time(&format!("linear {m}x{k} to {n}"), work, || drop(linear(x.clone(), w.clone())));
-        bench.time(&format!("linear dx {m}x{k} to {n}"), work, || drop(B::lm_linear_dx(raw(&dy), raw(&w))));
-        bench.time(&format!("linear dw {m}x{k} to {n}"), work, || drop(B::lm_linear_dw(raw(&dy), raw(&x))));
+    for (m, (n, k)) in LINEARS.into_iter().flat_map(|shape| [(TOKENS / 2, shape), (TOKENS, shape)]) {
+        product(bench, device, [m, n, k]);
     }
+    // The head works on a few rows at a time.
+    product(bench, device, [TOKENS / 4, HEAD_ROWS, D_MODEL]);
     let [x, w] = [0, 1].map(|_| random::<Cuda, 2>([4096, 4096], device));
     let work = Work::F32(2.0 * 4096f64.powi(3));
     bench.time("linear f32 4096x4096 to 4096", work, || drop(linear(x.clone(), w.clone())));
+}
+
+/// The linear layer of `m` rows from width `k` to `n`, and its gradients.
+fn product(bench: &Bench, device: &CudaDevice, [m, n, k]: [usize; 3]) {
+    let name = |what: &str| format!("linear {what} {m}x{k} to {n}");
+    if !["y", "dx", "dw", "dw +="].iter().any(|what| bench.wants(&name(what))) {
+        return;
+    }
+    let (x, w, dy) = (random::<B, 2>([m, k], device), random::<B, 2>([n, k], device), random::<B, 2>([m, n], device));
+    let work = Work::Bf16(2.0 * (m * n * k) as f64);
+    bench.time(&name("y"), work, || drop(linear(x.clone(), w.clone())));
+    bench.time(&name("dx"), work, || drop(B::lm_linear_dx(raw(&dy), raw(&w))));
+    bench.time(&name("dw"), work, || drop(B::lm_linear_dw(raw(&dy), raw(&x))));
+    let sum = raw(&random::<B, 2>([n, k], device));
+    let problem = Gemm { m: n, n: k, k: m, a_transposed: true, b_transposed: false, accumulate: true };
+    bench.time(&name("dw +="), work, || gemm("linear backward by weight", &raw(&dy), &raw(&x), &sum, problem));
+}
+
+/// FP8 products alone, the rounding before them, and whole layers beside those in bf16.
+fn fp8(bench: &Bench, device: &CudaDevice) {
+    let types = |fast_sums| Types { a: Element::E4m3, b: Element::E4m3, c: Element::Bf16, fast_sums };
+    for (m, (n, k)) in LINEARS.into_iter().flat_map(|shape| [(TOKENS / 2, shape), (TOKENS, shape)]) {
+        let name = format!("fp8 {m}x{k} to {n}");
+        if !["", " fast", " layer", " layer in bf16"].iter().any(|what| bench.wants(&format!("{name}{what}"))) {
+            continue;
+        }
+        let (x, w, dy) = (random::<B, 2>([m, k], device), random::<B, 2>([n, k], device), random([m, n], device));
+        let ([x8, _], x_factor) = round_fp8(&raw(&x), false, [true, false]);
+        let ([w8, _], w_factor) = round_fp8(&raw(&w), false, [true, false]);
+        let y = raw(&dy);
+        let problem = Gemm { m, n, k, a_transposed: false, b_transposed: true, accumulate: false };
+        let work = |passes: usize| Work::Fp8(2.0 * (passes * m * n * k) as f64);
+        if let (Some(x8), Some(w8)) = (x8, w8) {
+            for (what, fast) in [(" fast", true), ("", false)] {
+                bench.time(&format!("{name}{what}"), work(1), || {
+                    gemm_fp8("fp8", [&x8, &w8, &y], [&x_factor, &w_factor], problem, types(fast));
+                });
+            }
+        }
+        fp8_layer(bench, &name, [&x, &w, &dy], work(3));
+    }
+    for (m, k) in [(TOKENS, D_MODEL), (TOKENS, D_FF)] {
+        let x = raw(&random::<B, 2>([m, k], device));
+        for (what, copies, bytes) in
+            [("rows", [true, false], 5.0), ("columns", [false, true], 5.0), ("rows and columns", [true, true], 6.0)]
+        {
+            let work = Work::Bytes(bytes * (m * k) as f64);
+            bench.time(&format!("fp8 rounding {m}x{k}, {what}"), work, || drop(round_fp8(&x, false, copies)));
+        }
+    }
+}
+
+/// A linear layer forward and backward, with scales of now, scales of a history, and in bf16.
+fn fp8_layer(bench: &Bench, name: &str, [x, w, dy]: [&Tensor<B, 2>; 3], work: Work) {
+    let want = Tracked { x: true, weight: true };
+    let mode = Fp8::default();
+    let zeros = Tensor::<B, 2>::from_data(TensorData::new(vec![4f32; 48], [3, 16]), (&x.device(), DType::F32));
+    for (what, history) in [("layer", None), ("layer with history", Some(raw(&zeros)))] {
+        bench.time(&format!("{name} {what}"), work, || {
+            let (y, saved) = B::lm_linear_fp8_fwd(raw(x), raw(w), history.clone(), mode, want);
+            drop((y, B::lm_linear_fp8_bwd(raw(dy), raw(w), saved, mode, want, None)));
+        });
+    }
+    bench.time(&format!("{name} layer in bf16"), work, || {
+        let y = B::lm_linear(raw(x), raw(w));
+        drop((y, B::lm_linear_dx(raw(dy), raw(w)), B::lm_linear_dw(raw(dy), raw(x))));
+    });
 }
 
 fn rows(bench: &Bench, device: &CudaDevice) {

@@ -7,7 +7,7 @@
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::{FloatTensor, IntTensor};
 
-use crate::{AdamW, HeadLayout, Master, Moments, portable};
+use crate::{AdamW, Fp8, Fp8Gradients, Fp8Saved, HeadLayout, Master, Moments, portable};
 
 /// Direction of the rotary embedding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -281,6 +281,36 @@ pub trait LmBackend: Backend {
     /// `x · factor[1]`, into `x`'s memory where nobody else holds it; the backward of the fused head.
     fn lm_scale(x: FloatTensor<Self>, factor: FloatTensor<Self>) -> FloatTensor<Self> {
         portable::scale::<Self>(x, factor)
+    }
+    /// [`LmBackend::lm_linear`] with operands in FP8; see [`crate::ops::linear_fp8`].
+    fn lm_linear_fp8(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        history: Option<FloatTensor<Self>>,
+        mode: Fp8,
+    ) -> FloatTensor<Self> {
+        Self::lm_linear_fp8_fwd(x, weight, history, mode, Tracked { x: false, weight: false }).0
+    }
+    /// `y` and what the gradients that `want` asks for need.
+    fn lm_linear_fp8_fwd(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        history: Option<FloatTensor<Self>>,
+        _mode: Fp8,
+        want: Tracked,
+    ) -> (FloatTensor<Self>, Fp8Saved<Self>) {
+        portable::linear_fp8_fwd::<Self>(x, weight, history, want)
+    }
+    /// The gradients that `want` asks for; `dw` is added to `acc` where that is given, into its memory where nobody else holds it.
+    fn lm_linear_fp8_bwd(
+        dy: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        saved: Fp8Saved<Self>,
+        _mode: Fp8,
+        want: Tracked,
+        acc: Option<FloatTensor<Self>>,
+    ) -> Fp8Gradients<Self> {
+        portable::linear_fp8_bwd::<Self>(dy, weight, saved, want, acc)
     }
     /// Runs `f` so that an autodiff backend keeps none of its activations; see [`crate::recompute`].
     fn lm_recompute(

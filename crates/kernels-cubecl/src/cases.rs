@@ -129,10 +129,12 @@ impl<B: LmBackend> Runner<B> {
 
     /// An untracked tensor, and its values as the backend holds them.
     pub fn constant<const D: usize>(&self, values: Vec<f32>, dims: [usize; D]) -> (Tensor<Autodiff<B>, D>, Vec<f64>) {
+        // Said outright: a device's default type is that of the first backend that the process used on it.
+        let options = (&self.device, B::FloatElem::dtype());
         let tensor = match dims.contains(&0) {
             // Not every backend copies nothing.
-            true => Tensor::<B, D>::empty(dims, &self.device),
-            false => Tensor::from_data(TensorData::new(values, dims), &self.device),
+            true => Tensor::<B, D>::empty(dims, options),
+            false => Tensor::from_data(TensorData::new(values, dims), options),
         };
         let values = numbers(tensor.clone()).into_iter().map(f64::from).collect();
         (Tensor::from_inner(tensor), values)
@@ -141,6 +143,12 @@ impl<B: LmBackend> Runner<B> {
     /// An untracked vector of f32 numbers, whatever the backend's float type is.
     pub fn floats<const N: usize>(&self, values: [f32; N]) -> Tensor<B, 1> {
         Tensor::from_data(TensorData::new(values.to_vec(), [N]), (&self.device, DType::F32))
+    }
+
+    /// A tracked tensor in f32, whatever the backend's type is.
+    pub fn tracked_f32<const D: usize>(&self, values: Vec<f32>, dims: [usize; D]) -> Tensor<Autodiff<B>, D> {
+        let tensor = Tensor::<B, D>::from_data(TensorData::new(values, dims), (&self.device, DType::F32));
+        Tensor::from_inner(tensor).require_grad()
     }
 
     /// A tensor of whole numbers.
@@ -197,8 +205,19 @@ impl<B: LmBackend> Runner<B> {
         want: &[f64],
         kind: Kind,
     ) {
-        match leaf.grad(grads) {
-            Some(grad) => self.check(what, grad, want, kind),
+        self.check_made(what, leaf.grad(grads), want, kind);
+    }
+
+    /// Compares a tensor with the reference; a missing one is an empty result.
+    pub fn check_made<const D: usize>(
+        &mut self,
+        what: &'static str,
+        got: Option<Tensor<B, D>>,
+        want: &[f64],
+        kind: Kind,
+    ) {
+        match got {
+            Some(got) => self.check(what, got, want, kind),
             None => {
                 let outcome = Err(Mismatch::Length(0, want.len()));
                 self.checks.push(Check { op: self.op, case: self.case.clone(), what, outcome });
@@ -217,7 +236,7 @@ pub fn numbers<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> Vec<f32> {
 }
 
 /// Names of the ops, as their folders are called.
-pub const OPS: [&str; 11] = [
+pub const OPS: [&str; 12] = [
     "linear",
     "rms_norm",
     "rope_qkv",
@@ -229,6 +248,7 @@ pub const OPS: [&str; 11] = [
     "sum_squares",
     "adamw",
     "accumulate",
+    "linear_fp8",
 ];
 
 /// Runs every case of one op of [`OPS`].
@@ -246,6 +266,7 @@ pub fn run_op<B: LmBackend>(op: usize, device: &B::Device) -> Vec<Check> {
         ops::sum_squares::cases::run::<B>,
         ops::adamw::cases::run::<B>,
         ops::accumulate::cases::run::<B>,
+        ops::linear_fp8::cases::run::<B>,
     ];
     each[op](device)
 }

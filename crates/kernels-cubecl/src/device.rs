@@ -48,13 +48,18 @@ impl Device {
     /// The same device with another element type.
     ///
     /// # Errors
-    /// [`KernelError::NoBf16`] on the CPU, whose kernels are f32.
+    /// [`KernelError::NoBf16`] on the CPU, whose kernels are f32; [`KernelError::TwoPrecisions`] when this process has used
+    /// the device with the other type, because burn keeps one default type per device and process.
     pub fn with(self, precision: Precision) -> Result<Self, KernelError> {
         match (self, precision) {
             #[cfg(feature = "cuda")]
-            (Self::Cuda(device) | Self::CudaBf16(device), Precision::F32) => Ok(Self::Cuda(device)),
+            (Self::Cuda(device) | Self::CudaBf16(device), Precision::F32) => {
+                crate::cuda::claim::<crate::Cuda>(&device).map(|()| Self::Cuda(device))
+            }
             #[cfg(feature = "cuda")]
-            (Self::Cuda(device) | Self::CudaBf16(device), Precision::Bf16) => Ok(Self::CudaBf16(device)),
+            (Self::Cuda(device) | Self::CudaBf16(device), Precision::Bf16) => {
+                crate::cuda::claim::<crate::CudaBf16>(&device).map(|()| Self::CudaBf16(device))
+            }
             (cpu @ Self::Cpu(_), Precision::F32) => Ok(cpu),
             (Self::Cpu(_), Precision::Bf16) => Err(KernelError::NoBf16),
         }

@@ -18,6 +18,9 @@ pub enum KernelError {
     /// The CPU was asked for bf16.
     #[error("precision bf16: the CPU kernels are f32; use --device cuda:N, or set the precision to f32")]
     NoBf16,
+    /// The device has been used with another element type in this process.
+    #[error("device cuda:{0}: this process has used it with another precision; use one precision per process")]
+    TwoPrecisions(usize),
     /// This program could use CUDA, but the machine lacks something.
     #[error("open device cuda:{index}: missing {what}; {action}")]
     CudaMissing {
@@ -59,7 +62,11 @@ impl KernelError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::UnknownDevice(_) | Self::Target { .. } => 2,
-            Self::NoCuda(_) | Self::NoBf16 | Self::CudaMissing { .. } | Self::DeviceFault { .. } => 4,
+            Self::NoCuda(_)
+            | Self::NoBf16
+            | Self::TwoPrecisions(_)
+            | Self::CudaMissing { .. }
+            | Self::DeviceFault { .. } => 4,
         }
     }
 }

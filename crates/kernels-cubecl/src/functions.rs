@@ -4,7 +4,7 @@ use burn::tensor::{DType, Int, Tensor, TensorMetadata, TensorPrimitive, backend:
 
 use crate::ops::adamw::packed;
 use crate::ops::sum_squares::SUM_PARTS;
-use crate::{AdamW, HeadLayout, Leaf, LmBackend, Master, Moments, PackedMoments, Rotation, Spans};
+use crate::{AdamW, Fp8, HeadLayout, Leaf, LmBackend, Master, Moments, PackedMoments, Rotation, Spans};
 
 fn unwrap<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> FloatTensor<B> {
     tensor.into_primitive().tensor()
@@ -25,6 +25,37 @@ pub fn linear<B: LmBackend, const D: usize>(x: Tensor<B, D>, weight: Tensor<B, 2
     let (x_dims, w_dims) = (x.dims(), weight.dims());
     assert_eq!(x_dims[D - 1], w_dims[1], "linear: last axis of x {x_dims:?} must match weight [out, in] {w_dims:?}");
     wrap(B::lm_linear(unwrap(x), unwrap(weight)))
+}
+
+/// [`linear`] with operands rounded to FP8, one scale per tensor; see [`crate::ops::linear_fp8`].
+///
+/// Without a history the scales are those of the tensors now. With one, a tracked leaf, they come from its largest entries, and
+/// its gradient is the next history; zeros are a history that knows nothing yet. Over several backward passes the next history
+/// is the elementwise maximum, not the sum.
+///
+/// # Shapes
+/// `x [.., i]`, `weight [o, i]`, `history [3, n]` in f32 for x, weight and gradient, result `[.., o]`. A plain linear layer
+/// where the rows, `i` or `o` are no multiple of 16.
+///
+/// # Numerics
+/// `x` and `weight` in e4m3, the gradient in e5m2, sums as `mode` says, results in the type of `x`.
+pub fn linear_fp8<B: LmBackend, const D: usize>(
+    x: Tensor<B, D>,
+    weight: Tensor<B, 2>,
+    history: Option<Tensor<B, 2>>,
+    mode: Fp8,
+) -> Tensor<B, D> {
+    let (x_dims, w_dims) = (x.dims(), weight.dims());
+    assert_eq!(
+        x_dims[D - 1],
+        w_dims[1],
+        "linear_fp8: last axis of x {x_dims:?} must match weight [out, in] {w_dims:?}"
+    );
+    if let Some(history) = &history {
+        let [rows, n] = history.dims();
+        assert!(rows == 3 && n > 0, "linear_fp8: history must be [3, n] with n > 0, got [{rows}, {n}]");
+    }
+    wrap(B::lm_linear_fp8(unwrap(x), unwrap(weight), history.map(unwrap), mode))
 }
 
 /// Root-mean-square norm over the last axis: `y = x / √(mean(x²) + eps) · gamma`.

@@ -15,7 +15,7 @@ pub struct HeadLayout {
 
 impl HeadLayout {
     /// Width of a fused row.
-    pub fn width(&self) -> usize {
+    pub const fn width(&self) -> usize {
         (self.n_heads + 2 * self.n_kv_heads) * self.d_head
     }
 

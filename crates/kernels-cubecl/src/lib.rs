@@ -9,6 +9,8 @@
 mod autodiff;
 mod backend;
 pub mod cases;
+#[cfg(any(feature = "cuda", test))]
+mod choices;
 pub mod compare;
 mod cpu;
 #[cfg(feature = "cuda")]
@@ -17,6 +19,7 @@ mod device;
 mod error;
 #[cfg(test)]
 mod finite_difference;
+mod fp8;
 mod functions;
 mod layout;
 mod leaf;
@@ -35,10 +38,11 @@ pub use backend::{CrossEntropyParts, LmBackend, Rotation, StatsParts, Tracked};
 pub use cuda::{Cuda, CudaBf16};
 pub use device::{Cpu, Device, DeviceChoice, Precision};
 pub use error::KernelError;
+pub use fp8::{Fp8, Fp8Gradients, Fp8Saved};
 pub use functions::{
     CrossEntropy, TokenStats, adamw_step, add_assign, add_rms_norm, attention, attention_cached, clip_scale, embedding,
-    linear, linear_cross_entropy, rms_norm, rope_qkv, sum_parts, sum_squares, sum_squares_into, sum_squares_parts,
-    swiglu, token_logprobs, token_stats,
+    linear, linear_cross_entropy, linear_fp8, rms_norm, rope_qkv, sum_parts, sum_squares, sum_squares_into,
+    sum_squares_parts, swiglu, token_logprobs, token_stats,
 };
 pub use layout::{HeadLayout, Spans};
 pub use leaf::Leaf;

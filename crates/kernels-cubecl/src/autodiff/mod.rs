@@ -18,11 +18,11 @@ use burn::tensor::{
     backend::{AutodiffBackend, Backend},
 };
 
-use crate::{HeadLayout, Leaf, LmBackend, Rotation, Tracked, backend::StatsParts};
+use crate::{Fp8, HeadLayout, Leaf, LmBackend, Rotation, Tracked, backend::StatsParts};
 use node::open;
 use ops::{
     AddBackward, AttentionBackward, AttentionSinksBackward, CrossEntropyBackward, EmbeddingBackward, LinearBackward,
-    LogprobsBackward, RmsNormBackward, RopeBackward, SwigluBackward,
+    LinearFp8Backward, LinearFp8HistoryBackward, LogprobsBackward, RmsNormBackward, RopeBackward, SwigluBackward,
 };
 use replay::Segment;
 
@@ -51,6 +51,30 @@ impl<B: LmBackend, C: CheckpointStrategy> LmBackend for Autodiff<B, C> {
         let [x_tracked, w_tracked] = node.tracked;
         let out = B::lm_linear(x.primitive.clone(), weight.primitive.clone());
         node.close(out, || (w_tracked.then_some(x.primitive), x_tracked.then_some(weight.primitive)))
+    }
+
+    fn lm_linear_fp8(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        history: Option<FloatTensor<Self>>,
+        mode: Fp8,
+    ) -> FloatTensor<Self> {
+        let forward =
+            |want, history| B::lm_linear_fp8_fwd(x.primitive.clone(), weight.primitive.clone(), history, mode, want);
+        match history {
+            None => {
+                let node = open!(LinearFp8Backward, C, [x, weight]);
+                let want = Tracked { x: node.tracked[0], weight: node.tracked[1] };
+                let (out, saved) = forward(want, None);
+                node.close(out, || (weight.primitive.clone(), saved, mode, want))
+            }
+            Some(history) => {
+                let node = open!(LinearFp8HistoryBackward, C, [x, weight, history]);
+                let want = Tracked { x: node.tracked[0], weight: node.tracked[1] };
+                let (out, saved) = forward(want, Some(history.primitive));
+                node.close(out, || (weight.primitive.clone(), saved, mode, want))
+            }
+        }
     }
 
     fn lm_rms_norm(x: FloatTensor<Self>, gamma: FloatTensor<Self>, eps: f32) -> FloatTensor<Self> {

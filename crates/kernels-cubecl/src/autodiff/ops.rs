@@ -1,6 +1,7 @@
 //! The backward step of each op.
 
 use burn::backend::Autodiff;
+use burn::backend::autodiff::NodeId;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops};
@@ -10,7 +11,7 @@ use burn::tensor::ops::{FloatTensor, IntTensor};
 use super::node::Var;
 use super::replay::Saved;
 use super::sums;
-use crate::{HeadLayout, LmBackend, Rotation, Tracked};
+use crate::{Fp8, Fp8Saved, HeadLayout, LmBackend, Rotation, Tracked};
 
 /// `step!(Name, parents, state type, |grads, dy, state, parents| body)`: a backward step with its saved state.
 macro_rules! step {
@@ -151,6 +152,52 @@ step!(
             if let (Some(node), Some(gradient)) = (node, gradient) {
                 sums::register::<B>(grads, node.id, gradient);
             }
+        }
+    }
+);
+
+/// Weight, what the forward pass saved, how products are summed, and who wants a gradient.
+type LinearFp8State<B> = (FloatTensor<B>, Fp8Saved<B>, Fp8, Tracked);
+
+/// Gradients of an FP8 linear layer; gives the next history where there is one.
+fn linear_fp8<B: LmBackend>(
+    grads: &mut Gradients,
+    dy: FloatTensor<B>,
+    (weight, saved, mode, want): LinearFp8State<B>,
+    [x_node, w_node]: [Option<NodeId>; 2],
+) -> Option<FloatTensor<B>> {
+    let mut rest = (None, None);
+    let run = |acc| {
+        let all = B::lm_linear_fp8_bwd(dy, weight, saved, mode, want, acc);
+        rest = (all.dx, all.history);
+        all.dw
+    };
+    match w_node.filter(|_| want.weight) {
+        Some(node) => {
+            sums::accumulate::<B>(grads, node, |sum| run(sum).expect("the weight's gradient was asked for"));
+        }
+        None => drop(run(None)),
+    }
+    let (dx, history) = rest;
+    if let (Some(node), Some(dx)) = (x_node, dx) {
+        grads.register::<B>(node, dx);
+    }
+    history
+}
+
+step!(
+    /// Keeps `x` in FP8; the weight is rounded again.
+    LinearFp8Backward, 2, LinearFp8State<B>, |grads, dy, state, parents| {
+        linear_fp8::<B>(grads, dy, state, parents.map(|node| node.map(|node| node.id)));
+    }
+);
+
+step!(
+    /// The gradient of the history is the next one.
+    LinearFp8HistoryBackward, 3, LinearFp8State<B>, |grads, dy, state, [x_node, w_node, history_node]| {
+        let history = linear_fp8::<B>(grads, dy, state, [x_node, w_node].map(|node| node.map(|node| node.id)));
+        if let (Some(node), Some(history)) = (history_node, history) {
+            grads.register::<B>(node.id, history);
         }
     }
 );

@@ -6,9 +6,11 @@ use burn_cubecl::{BoolElement, CubeBackend, FloatElement, IntElement};
 use super::{Runtime, faults, gemm};
 use crate::backend::StatsParts;
 use crate::ops::{
-    accumulate, adamw, attention, embedding, linear_cross_entropy, rms_norm, rope_qkv, sum_squares, swiglu,
+    accumulate, adamw, attention, embedding, linear_cross_entropy, linear_fp8, rms_norm, rope_qkv, sum_squares, swiglu,
 };
-use crate::{AdamW, CrossEntropyParts, HeadLayout, LmBackend, Master, Moments, Rotation, Tracked};
+use crate::{
+    AdamW, CrossEntropyParts, Fp8, Fp8Gradients, Fp8Saved, HeadLayout, LmBackend, Master, Moments, Rotation, Tracked,
+};
 
 impl<F: FloatElement, I: IntElement, T: BoolElement> LmBackend for CubeBackend<Runtime, F, I, T> {
     fn lm_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -206,5 +208,28 @@ impl<F: FloatElement, I: IntElement, T: BoolElement> LmBackend for CubeBackend<R
     fn lm_scale(x: FloatTensor<Self>, factor: FloatTensor<Self>) -> FloatTensor<Self> {
         faults::enter("scale");
         accumulate::cuda::scale(x, factor)
+    }
+
+    fn lm_linear_fp8_fwd(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        history: Option<FloatTensor<Self>>,
+        mode: Fp8,
+        want: Tracked,
+    ) -> (FloatTensor<Self>, Fp8Saved<Self>) {
+        faults::enter("linear_fp8");
+        linear_fp8::cuda::forward(x, weight, history, mode, want)
+    }
+
+    fn lm_linear_fp8_bwd(
+        dy: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        saved: Fp8Saved<Self>,
+        mode: Fp8,
+        want: Tracked,
+        acc: Option<FloatTensor<Self>>,
+    ) -> Fp8Gradients<Self> {
+        faults::enter("linear_fp8 backward");
+        linear_fp8::cuda::backward(dy, weight, saved, mode, want, acc)
     }
 }

@@ -8,6 +8,7 @@
 mod driver;
 mod products;
 mod raw;
+mod search;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -18,9 +19,10 @@ use cubecl_common::{device::Device, device_handle::DeviceHandle, stream_id::Stre
 use cudarc::driver::sys;
 
 use super::{Buffer, CudaDevice, Runtime, faults};
+pub(crate) use driver::has_fp8;
 pub use driver::{DeviceMemory, device_memory};
 pub(super) use driver::{Facts, facts, libraries};
-pub(super) use products::enqueue_gemm;
+pub(super) use products::{enqueue_gemm, enqueue_gemm_fp8};
 pub(crate) use raw::{Argument, Grid, RawKernel};
 
 /// cubecl's server, which lives on the device thread.
@@ -43,6 +45,18 @@ fn submit(device: &CudaDevice, task: impl FnOnce(&mut Server) + Send + 'static) 
     DEVICES.with_borrow_mut(|devices| {
         devices.entry(device.index).or_insert_with(|| DeviceHandle::new(device.to_id())).submit(task);
     });
+}
+
+/// Waits until the device has done everything that is enqueued.
+pub(super) fn wait(device: &CudaDevice) {
+    let (done, wait) = std::sync::mpsc::channel();
+    submit(device, move |_| {
+        // SAFETY: the call takes nothing; cubecl has made its context current on this thread.
+        let result = unsafe { sys::cuCtxSynchronize() };
+        let _ = done.send(result);
+    });
+    let result = wait.recv().expect("the device thread answers");
+    check("cuCtxSynchronize", result);
 }
 
 /// Panics on the device thread, as a broken kernel does; [`faults::guarded`] must report it.

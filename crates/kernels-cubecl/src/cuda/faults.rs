@@ -99,6 +99,7 @@ pub(super) fn on_device_thread(op: &'static str, work: impl FnOnce()) {
 
 /// Called by each op: remembers its name, and panics if an earlier op has failed on the device thread.
 pub(super) fn enter(op: &'static str) {
+    super::profile::enter(op);
     *LAST_OP.lock().unwrap_or_else(PoisonError::into_inner) = op;
     if PENDING.load(Ordering::Acquire) {
         let fault = FAULT.lock().unwrap_or_else(PoisonError::into_inner).clone();

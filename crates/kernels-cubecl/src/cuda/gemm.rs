@@ -22,22 +22,51 @@ pub struct Gemm {
     pub accumulate: bool,
 }
 
-/// Element types of the operands and of the result.
+/// Element type of an operand of a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Types {
-    /// Both operands are bf16; f32 otherwise.
-    pub(crate) bf16_in: bool,
-    /// The result is bf16; f32 otherwise.
-    pub(crate) bf16_out: bool,
+pub enum Element {
+    /// `float`.
+    F32,
+    /// Upper half of a `float`.
+    Bf16,
+    /// 8 bits, 4 of them exponent, 3 significand; without infinities.
+    E4m3,
+    /// 8 bits, 5 of them exponent, 2 significand.
+    E5m2,
+}
+
+impl Element {
+    /// Bytes of an element.
+    pub(crate) fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::Bf16 => 2,
+            Self::E4m3 | Self::E5m2 => 1,
+        }
+    }
+}
+
+/// Element types of a product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Types {
+    /// Of `a`.
+    pub a: Element,
+    /// Of `b`.
+    pub b: Element,
+    /// Of the result.
+    pub c: Element,
+    /// FP8 products may be summed in the matrix units' own format, which has fewer bits than f32.
+    pub fast_sums: bool,
 }
 
 impl Types {
     /// The types of a product, where cuBLASLt has it.
     fn new(a: DType, b: DType, c: DType) -> Option<Self> {
+        let types = |operand, c| Some(Self { a: operand, b: operand, c, fast_sums: false });
         match (a, b, c) {
-            (DType::BF16, DType::BF16, DType::BF16) => Some(Self { bf16_in: true, bf16_out: true }),
-            (DType::BF16, DType::BF16, DType::F32) => Some(Self { bf16_in: true, bf16_out: false }),
-            (DType::F32, DType::F32, DType::F32) => Some(Self { bf16_in: false, bf16_out: false }),
+            (DType::BF16, DType::BF16, DType::BF16) => types(Element::Bf16, Element::Bf16),
+            (DType::BF16, DType::BF16, DType::F32) => types(Element::Bf16, Element::F32),
+            (DType::F32, DType::F32, DType::F32) => types(Element::F32, Element::F32),
             _ => None,
         }
     }
@@ -61,6 +90,28 @@ pub fn gemm(op: &'static str, a: &Buffer, b: &Buffer, c: &Buffer, problem: Gemm)
         )
     });
     bridge::enqueue_gemm(op, [a, b, c], problem, types);
+}
+
+/// Enqueues a product of FP8 operands, kept as bytes, into `c`'s memory; each operand comes with a factor `[1]`.
+///
+/// cuBLASLt has them for `a` as it is and `b` transposed alone, in groups of 16.
+///
+/// # Panics
+/// When a buffer is shorter than the product.
+pub fn gemm_fp8(op: &'static str, buffers: [&Buffer; 3], factors: [&Buffer; 2], problem: Gemm, types: Types) {
+    let Gemm { m, n, k, .. } = problem;
+    for (tensor, want, bytes) in [
+        (buffers[0], m * k, types.a.bytes()),
+        (buffers[1], n * k, types.b.bytes()),
+        (buffers[2], m * n, types.c.bytes()),
+        (factors[0], 1, 4),
+        (factors[1], 1, 4),
+    ] {
+        let (got, size) = (tensor.shape().num_elements(), tensor.dtype.size());
+        let fits = got == want && size == bytes && tensor.is_contiguous();
+        assert!(fits, "{op}: {problem:?} needs {want} elements of {bytes} bytes, got {got} of {size}");
+    }
+    bridge::enqueue_gemm_fp8(op, buffers, factors, problem, types);
 }
 
 /// A zero tensor; products without terms and gradients without rows are that.

@@ -11,13 +11,17 @@ pub(crate) mod flash;
 pub(crate) mod gemm;
 pub(crate) mod launch;
 mod probe;
+pub mod profile;
 pub(crate) mod reduce;
 mod sources;
 
+pub use crate::ops::linear_fp8::cuda::round_fp8;
 pub use bridge::{DeviceMemory, device_memory};
 pub use faults::guarded;
-pub use gemm::{Gemm, gemm};
-pub use probe::{keep_exact_sizes, open, provoke_fault};
+pub use gemm::{Element, Gemm, Types, gemm, gemm_fp8};
+pub use probe::{claim, keep_exact_sizes, open, provoke_fault};
+
+pub(crate) use bridge::{Argument, Grid, RawKernel, has_fp8};
 
 use half::bf16;
 

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use burn::tensor::{DType, Element, backend::Backend, get_device_settings};
 use cubecl::config::{CubeClRuntimeConfig, RuntimeConfig};
 
 use super::bridge::{self, Facts};
@@ -103,6 +104,15 @@ fn configure(change: impl FnOnce(&mut CubeClRuntimeConfig)) {
     };
     change(&mut config);
     *state = Some(std::sync::Arc::new(config));
+}
+
+/// Makes the backend's element type the default of the device, which burn keeps for the whole process.
+///
+/// # Errors
+/// [`KernelError::TwoPrecisions`] when it has another one: tensors made of host data would have that silently.
+pub fn claim<B: Backend<Device = CudaDevice>>(device: &CudaDevice) -> Result<(), KernelError> {
+    let default: DType = get_device_settings::<B>(device).float_dtype.into();
+    if default == B::FloatElem::dtype() { Ok(()) } else { Err(KernelError::TwoPrecisions(device.index)) }
 }
 
 /// Makes the memory pool keep every buffer for the next one of exactly its size, from now on and for all devices.

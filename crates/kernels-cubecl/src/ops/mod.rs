@@ -7,6 +7,7 @@ pub mod attention;
 pub mod embedding;
 pub mod linear;
 pub mod linear_cross_entropy;
+pub mod linear_fp8;
 pub mod rms_norm;
 pub mod rope_qkv;
 pub mod sum_squares;

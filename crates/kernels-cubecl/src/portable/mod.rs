@@ -6,6 +6,7 @@ mod attention;
 mod elementwise;
 mod head;
 mod linear;
+mod linear_fp8;
 mod optimizer;
 
 pub(crate) use attention::{attention_bwd, attention_cached, attention_fwd};
@@ -14,6 +15,7 @@ pub(crate) use elementwise::{
 };
 pub(crate) use head::{linear_cross_entropy_fwd, token_logprobs_bwd, token_stats};
 pub(crate) use linear::{linear, linear_dw, linear_dx};
+pub(crate) use linear_fp8::{linear_fp8_bwd, linear_fp8_fwd};
 pub(crate) use optimizer::{adamw_step, clip_scale, sum_parts, sum_squares_into};
 
 use burn::tensor::{DType, FloatDType, Int, Shape, Tensor, TensorPrimitive, backend::Backend};

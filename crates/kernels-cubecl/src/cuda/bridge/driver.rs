@@ -1,10 +1,17 @@
 //! Questions to the driver before cubecl starts.
 
+use std::collections::BTreeMap;
 use std::ffi::{CStr, c_int};
+use std::sync::{Mutex, PoisonError};
 
 use cudarc::cublaslt::sys as lt_sys;
 use cudarc::driver::sys as driver;
 use cudarc::nvrtc::sys as nvrtc;
+
+use super::CudaDevice;
+
+/// Oldest architecture whose matrix units have FP8.
+const FP8_CAPABILITY: i32 = 89;
 
 /// What the driver says about a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +30,16 @@ pub(in super::super) struct Facts {
 pub(in super::super) fn libraries() -> [bool; 3] {
     // SAFETY: loading a library runs its initialisers; these three are NVIDIA's own.
     unsafe { [driver::is_culib_present(), nvrtc::is_culib_present(), lt_sys::is_culib_present()] }
+}
+
+/// True where the device's matrix units have FP8.
+pub(crate) fn has_fp8(device: &CudaDevice) -> bool {
+    static KNOWN: Mutex<BTreeMap<usize, bool>> = Mutex::new(BTreeMap::new());
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    *known.entry(device.index).or_insert_with(|| {
+        let capability = facts(device.index).ok().and_then(|facts| facts.capability);
+        capability.is_some_and(|capability| capability >= FP8_CAPABILITY)
+    })
 }
 
 /// Asks the driver about device `index`; the driver's library must be there.

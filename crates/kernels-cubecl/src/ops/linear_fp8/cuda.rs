@@ -1,0 +1,214 @@
+//! FP8 linear layer on CUDA: peaks and rounding in own kernels, products by cuBLASLt.
+//!
+//! cuBLASLt has FP8 products of operands that are both contiguous along the sum alone. So the rounding also writes a transposed
+//! copy, where one of the gradients needs it: of `x` in the forward pass, where it takes the place of `x` for the backward pass;
+//! of the weight and of `dy` in the backward pass.
+
+use burn::tensor::{DType, Shape, TensorMetadata};
+use burn_cubecl::{BoolElement, CubeBackend, FloatElement, IntElement};
+
+use crate::cuda::gemm::{Element, Gemm, Types, gemm_fp8};
+use crate::cuda::launch::{check_indices, dense, dense_as, empty, owned, row_range, rows, with_last};
+use crate::cuda::{Argument, Buffer, Grid, RawKernel, Runtime, has_fp8};
+use crate::fp8::{Format, Fp8, Fp8Gradients, Fp8Saved, fits};
+use crate::{Tracked, portable};
+
+/// The kernels.
+const SOURCE: &str = include_str!("fp8.cu");
+/// Threads of a block, as the source says.
+const THREADS: usize = 256;
+/// Blocks of a pass over a tensor: three for each multiprocessor of an H100. Each leaves one peak.
+const BLOCKS: usize = 396;
+/// Rows of a history.
+const X: usize = 0;
+const WEIGHT: usize = 1;
+const DY: usize = 2;
+
+type Backend<F, I, T> = CubeBackend<Runtime, F, I, T>;
+
+fn kernel(name: &'static str) -> RawKernel {
+    RawKernel { name, source: SOURCE, defines: &[], shared_bytes: 0, one_architecture: false }
+}
+
+/// Runs a kernel on so many blocks.
+fn launch(op: &'static str, name: &'static str, blocks: usize, arguments: &[Argument<'_>]) {
+    kernel(name).launch(op, Grid { blocks: [blocks, 1, 1], threads: THREADS }, arguments);
+}
+
+/// A matrix in FP8.
+struct Quantised {
+    /// As it is, where that was asked for.
+    by_rows: Option<Buffer>,
+    /// Transposed, where that was asked for.
+    by_columns: Option<Buffer>,
+    /// `[1]`: what its numbers must be multiplied with.
+    inverse: Buffer,
+    /// `[BLOCKS]`: abs-max of parts of the matrix.
+    peaks: Buffer,
+}
+
+/// Which copies of a matrix are wanted.
+#[derive(Clone, Copy)]
+struct Copies {
+    by_rows: bool,
+    by_columns: bool,
+}
+
+/// Rounds a dense bf16 matrix; the scale is from a row of the history where that knows one, and from the matrix otherwise.
+fn quantise(
+    op: &'static str,
+    matrix: &Buffer,
+    [n_rows, columns]: [usize; 2],
+    format: Format,
+    history: Option<(&Buffer, usize)>,
+    copies: Copies,
+) -> Quantised {
+    check_indices(op, &[matrix]);
+    let [own, peaks] = [0, 1].map(|_| empty(matrix, Shape::new([BLOCKS]), DType::F32));
+    let inverse = empty(matrix, Shape::new([1]), DType::F32);
+    let row = history.map(|(history, row)| row_range(history, row, 1));
+    let known = row.as_ref().map_or(0, |row| row.shape().num_elements());
+    // Where there is no history its length is zero and nothing is read from the other tensor.
+    let row = row.as_ref().unwrap_or(&own);
+    let int = |n: usize| Argument::I32(n as i32);
+    let eights = int(n_rows * columns / 8);
+    let look = [Argument::Buffer(matrix), eights, Argument::Buffer(row), int(known), Argument::Buffer(&own)];
+    launch(op, "fp8_peak", BLOCKS, &look);
+    let copy = |wanted: bool, shape: [usize; 2]| wanted.then(|| empty(matrix, Shape::new(shape), DType::U8));
+    let by_rows = copy(copies.by_rows, [n_rows, columns]);
+    let by_columns = copy(copies.by_columns, [columns, n_rows]);
+    let target = |copy: &Option<Buffer>| copy.clone().unwrap_or_else(|| own.clone());
+    let (to_rows, to_columns) = (target(&by_rows), target(&by_columns));
+    let arguments = [
+        Argument::Buffer(matrix),
+        int(n_rows),
+        int(columns),
+        Argument::Buffer(row),
+        int(known),
+        Argument::Buffer(&own),
+        int(BLOCKS),
+        int(usize::from(format == Format::E5m2)),
+        int(usize::from(copies.by_rows)),
+        int(usize::from(copies.by_columns)),
+        Argument::Buffer(&to_rows),
+        Argument::Buffer(&to_columns),
+        Argument::Buffer(&inverse),
+        Argument::Buffer(&peaks),
+    ];
+    launch(op, "fp8_quantise", BLOCKS, &arguments);
+    Quantised { by_rows, by_columns, inverse, peaks }
+}
+
+/// Rounds a bf16 matrix to FP8, as it is and transposed where that is asked for; gives both and the factor back.
+///
+/// # Panics
+/// When rows or columns are no multiple of 16, or the numbers are not bf16.
+pub fn round_fp8(matrix: &Buffer, gradient: bool, [by_rows, by_columns]: [bool; 2]) -> ([Option<Buffer>; 2], Buffer) {
+    let (n_rows, columns) = rows(&matrix.shape());
+    let right = fits([n_rows, columns, columns]) && matrix.dtype == DType::BF16 && matrix.is_contiguous();
+    assert!(right, "round_fp8: expected a dense bf16 matrix in groups of 16, got {n_rows} by {columns}");
+    let format = if gradient { Format::E5m2 } else { Format::E4m3 };
+    let rounded = quantise("round_fp8", matrix, [n_rows, columns], format, None, Copies { by_rows, by_columns });
+    ([rounded.by_rows, rounded.by_columns], rounded.inverse)
+}
+
+/// One of the three products: `c[m,n] (+)= a[m,k] · b[n,k]ᵀ`.
+fn product(op: &'static str, a: (&Buffer, &Buffer), b: (&Buffer, &Buffer), c: &Buffer, types: Types, accumulate: bool) {
+    let ((m, k), (n, _)) = (rows(&a.0.shape()), rows(&b.0.shape()));
+    let problem = Gemm { m, n, k, a_transposed: false, b_transposed: true, accumulate };
+    gemm_fp8(op, [a.0, b.0, c], [a.1, b.1], problem, types);
+}
+
+/// True where the matrix units of the device can do this layer in FP8.
+fn possible(x: &Buffer, weight: &Buffer) -> bool {
+    let dims = [rows(&x.shape()).0, weight.shape()[1], weight.shape()[0]];
+    fits(dims) && x.dtype == DType::BF16 && weight.dtype == DType::BF16 && has_fp8(&x.device)
+}
+
+/// `q(x) · q(w)ᵀ`.
+pub(crate) fn forward<F: FloatElement, I: IntElement, T: BoolElement>(
+    x: Buffer,
+    weight: Buffer,
+    history: Option<Buffer>,
+    mode: Fp8,
+    want: Tracked,
+) -> (Buffer, Fp8Saved<Backend<F, I, T>>) {
+    const OP: &str = "linear_fp8";
+    if !possible(&x, &weight) {
+        return portable::linear_fp8_fwd::<Backend<F, I, T>>(x, weight, history, want);
+    }
+    let (x, weight, history) = (dense(x), dense(weight), history.map(|history| dense_as(history, DType::F32)));
+    let (m, i) = rows(&x.shape());
+    let o = weight.shape()[0];
+    let row = |row| history.as_ref().map(|history| (history, row));
+    let (x_copies, w_copies) =
+        (Copies { by_rows: true, by_columns: want.weight }, Copies { by_rows: true, by_columns: false });
+    let x8 = quantise(OP, &x, [m, i], Format::E4m3, row(X), x_copies);
+    let w8 = quantise(OP, &weight, [o, i], Format::E4m3, row(WEIGHT), w_copies);
+    let y = empty(&x, with_last(&x.shape(), o), DType::BF16);
+    let types = Types { a: Element::E4m3, b: Element::E4m3, c: Element::Bf16, fast_sums: mode.fast_forward };
+    if let (Some(a), Some(b)) = (&x8.by_rows, &w8.by_rows) {
+        product(OP, (a, &x8.inverse), (b, &w8.inverse), &y, types, false);
+    }
+    let peaks = history.as_ref().map(|_| [x8.peaks, w8.peaks]);
+    (y, Fp8Saved { x: x8.by_columns, inverse: Some(x8.inverse), peaks, history })
+}
+
+/// The gradients; `dw` on top of `acc` where that is given.
+pub(crate) fn backward<F: FloatElement, I: IntElement, T: BoolElement>(
+    dy: Buffer,
+    weight: Buffer,
+    saved: Fp8Saved<Backend<F, I, T>>,
+    mode: Fp8,
+    want: Tracked,
+    acc: Option<Buffer>,
+) -> Fp8Gradients<Backend<F, I, T>> {
+    const OP: &str = "linear_fp8 backward";
+    let Fp8Saved { x, inverse: Some(x_inverse), peaks, history } = saved else {
+        return portable::linear_fp8_bwd::<Backend<F, I, T>>(dy, weight, saved, want, acc);
+    };
+    let dtype = dy.dtype;
+    let (dy, weight) = (dense_as(dy, DType::BF16), dense(weight));
+    let ((m, o), i) = (rows(&dy.shape()), weight.shape()[1]);
+    let row = |row| history.as_ref().map(|history| (history, row));
+    let dy_copies = Copies { by_rows: want.x, by_columns: want.weight };
+    let dy8 = quantise(OP, &dy, [m, o], Format::E5m2, row(DY), dy_copies);
+    let types = |c| Types { a: Element::E5m2, b: Element::E4m3, c, fast_sums: mode.fast_backward };
+    let dx = dy8.by_rows.as_ref().map(|dy8_rows| {
+        let copies = Copies { by_rows: false, by_columns: true };
+        let w8 = quantise(OP, &weight, [o, i], Format::E4m3, row(WEIGHT), copies);
+        let dx = empty(&dy, with_last(&dy.shape(), i), DType::BF16);
+        if let Some(w8_columns) = &w8.by_columns {
+            product(OP, (dy8_rows, &dy8.inverse), (w8_columns, &w8.inverse), &dx, types(Element::Bf16), false);
+        }
+        dense_as(dx, dtype)
+    });
+    let dw = dy8.by_columns.as_ref().zip(x).map(|(dy8_columns, x8)| {
+        let (dw, accumulate) = match acc {
+            Some(acc) => (owned(acc), true),
+            None => (empty(&dy, Shape::new([o, i]), DType::BF16), false),
+        };
+        let element = if dw.dtype == DType::F32 { Element::F32 } else { Element::Bf16 };
+        product(OP, (dy8_columns, &dy8.inverse), (&x8, &x_inverse), &dw, types(element), accumulate);
+        if accumulate { dw } else { dense_as(dw, dtype) }
+    });
+    let next = history.zip(peaks).map(|(history, [x_peaks, w_peaks])| {
+        let next = empty(&history, history.shape(), DType::F32);
+        let n = history.shape()[1];
+        let many = Argument::I32(BLOCKS as i32);
+        let arguments = [
+            Argument::Buffer(&history),
+            Argument::I32(n as i32),
+            Argument::Buffer(&x_peaks),
+            many,
+            Argument::Buffer(&w_peaks),
+            many,
+            Argument::Buffer(&dy8.peaks),
+            many,
+            Argument::Buffer(&next),
+        ];
+        launch(OP, "fp8_history", 1, &arguments);
+        next
+    });
+    Fp8Gradients { dx, dw, history: next }
+}
