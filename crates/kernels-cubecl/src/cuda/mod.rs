@@ -21,7 +21,7 @@ pub use faults::guarded;
 pub use gemm::{Element, Gemm, Types, gemm, gemm_fp8};
 pub use probe::{claim, keep_exact_sizes, open, provoke_fault};
 
-pub(crate) use bridge::{Argument, Grid, RawKernel, has_fp8};
+pub(crate) use bridge::{Argument, Grid, RawKernel, capability, has_fp8};
 
 use half::bf16;
 

@@ -32,14 +32,17 @@ pub(in super::super) fn libraries() -> [bool; 3] {
     unsafe { [driver::is_culib_present(), nvrtc::is_culib_present(), lt_sys::is_culib_present()] }
 }
 
+/// Compute capability of a device as 10·major + minor, where the driver says it.
+pub(crate) fn capability(device: &CudaDevice) -> Option<i32> {
+    static KNOWN: Mutex<BTreeMap<usize, Option<i32>>> = Mutex::new(BTreeMap::new());
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let ask = || facts(device.index).ok().and_then(|facts| facts.capability);
+    *known.entry(device.index).or_insert_with(ask)
+}
+
 /// True where the device's matrix units have FP8.
 pub(crate) fn has_fp8(device: &CudaDevice) -> bool {
-    static KNOWN: Mutex<BTreeMap<usize, bool>> = Mutex::new(BTreeMap::new());
-    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-    *known.entry(device.index).or_insert_with(|| {
-        let capability = facts(device.index).ok().and_then(|facts| facts.capability);
-        capability.is_some_and(|capability| capability >= FP8_CAPABILITY)
-    })
+    capability(device).is_some_and(|capability| capability >= FP8_CAPABILITY)
 }
 
 /// Asks the driver about device `index`; the driver's library must be there.

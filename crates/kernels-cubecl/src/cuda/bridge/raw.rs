@@ -6,6 +6,7 @@ use std::ptr::null_mut;
 
 use cudarc::driver::sys;
 use cudarc::nvrtc::{result as nvrtc, sys as nvrtc_sys};
+use half::bf16;
 
 use super::{Buffer, check, enqueue};
 
@@ -42,12 +43,65 @@ pub(crate) enum Argument<'a> {
     I32(i32),
     /// `float`.
     F32(f32),
+    /// A `CUtensorMap` by value, through which a dense bf16 tensor `[matrices, rows, columns]` is copied in boxes of
+    /// [`BOX`] rows and columns with the 128-byte swizzle. What a box has beyond a matrix reads as zeros and is not written.
+    Map(&'a Buffer, [usize; 3]),
 }
+
+/// Rows and columns of a box.
+const BOX: u32 = 64;
 
 /// The argument as it travels to the device thread.
 enum Value {
     Address(usize),
     Plain([u8; 4]),
+    Map(usize, [usize; 3]),
+}
+
+/// An argument in memory, aligned as the strictest of them asks for.
+#[repr(align(128))]
+struct Slot(sys::CUtensorMap);
+
+impl Slot {
+    /// A number of at most eight bytes; little-endian, so that a shorter one is its beginning.
+    fn plain(word: u64) -> Self {
+        let mut opaque = [0; 16];
+        opaque[0] = word;
+        Self(sys::CUtensorMap { opaque })
+    }
+
+    /// The map of a tensor at `address`.
+    fn map(address: u64, [matrices, rows, columns]: [usize; 3]) -> Self {
+        use sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
+        use sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE;
+        use sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE;
+        use sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B;
+        use sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B;
+        let mut map = sys::CUtensorMap { opaque: [0; 16] };
+        let sizes = [columns, rows, matrices].map(|size| size as u64);
+        let row_bytes = (columns * size_of::<bf16>()) as u64;
+        let strides = [row_bytes, row_bytes * rows as u64];
+        let (extent, steps) = ([BOX, BOX, 1], [1; 3]);
+        // SAFETY: every pointer is to a live local array of the rank's length; strides are one shorter.
+        let result = unsafe {
+            sys::cuTensorMapEncodeTiled(
+                &mut map,
+                CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+                sizes.len() as u32,
+                address as *mut c_void,
+                sizes.as_ptr(),
+                strides.as_ptr(),
+                extent.as_ptr(),
+                steps.as_ptr(),
+                CU_TENSOR_MAP_INTERLEAVE_NONE,
+                CU_TENSOR_MAP_SWIZZLE_128B,
+                CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+            )
+        };
+        check("cuTensorMapEncodeTiled", result);
+        Self(map)
+    }
 }
 
 impl RawKernel {
@@ -62,28 +116,33 @@ impl RawKernel {
         let mut buffers = Vec::new();
         let value = |argument: &Argument<'_>| match *argument {
             Argument::Buffer(_) => Value::Address(0),
+            Argument::Map(_, shape) => Value::Map(0, shape),
             Argument::I32(value) => Value::Plain(value.to_le_bytes()),
             Argument::F32(value) => Value::Plain(value.to_le_bytes()),
         };
         let mut values: Vec<Value> = arguments.iter().map(value).collect();
         for (argument, value) in arguments.iter().zip(&mut values) {
-            if let Argument::Buffer(buffer) = *argument {
-                *value = Value::Address(buffers.len());
+            if let (Value::Address(index) | Value::Map(index, _), Argument::Buffer(buffer) | Argument::Map(buffer, _)) =
+                (value, *argument)
+            {
+                *index = buffers.len();
                 buffers.push(buffer);
             }
         }
         enqueue(op, &buffers, move |foreign, addresses| {
             let function = foreign.modules.function(self);
-            let word = |value: &Value| match *value {
-                Value::Address(index) => addresses[index],
-                Value::Plain([a, b, c, d]) => u64::from(u32::from_le_bytes([a, b, c, d])),
+            let slot = |value: &Value| match *value {
+                Value::Address(index) => Slot::plain(addresses[index]),
+                Value::Plain([a, b, c, d]) => Slot::plain(u32::from_le_bytes([a, b, c, d]).into()),
+                Value::Map(index, shape) => Slot::map(addresses[index], shape),
             };
-            let mut words: Vec<u64> = values.iter().map(word).collect();
-            let mut pointers: Vec<*mut c_void> = words.iter_mut().map(|word| std::ptr::from_mut(word).cast()).collect();
+            let mut slots: Vec<Slot> = values.iter().map(slot).collect();
+            let mut pointers: Vec<*mut c_void> =
+                slots.iter_mut().map(|slot| std::ptr::from_mut(&mut slot.0).cast()).collect();
             let [x, y, z] = grid.blocks.map(|blocks| blocks as u32);
-            // SAFETY: the function is loaded and lives as long as the process; the words outlive the call, which copies
-            // them, and are little-endian, so that a shorter argument is their beginning. That number and types of the
-            // arguments are the kernel's, and the buffers as long as it needs, is for the op that owns the kernel.
+            // SAFETY: the function is loaded and lives as long as the process; the slots outlive the call, which copies the
+            // arguments at their beginnings. That number and types of the arguments are the kernel's, and the buffers as long
+            // as it needs, is for the op that owns the kernel.
             let result = unsafe {
                 let (threads, shared) = (grid.threads as u32, self.shared_bytes);
                 let arguments = pointers.as_mut_ptr();
