@@ -1,9 +1,13 @@
-//! Attention on CUDA: the matrix-unit kernels for bf16 with head sizes 64 and 128, a general kernel for everything else.
+//! Attention on CUDA: kernels for the matrix units for bf16 with head sizes 64 and 128, a general kernel for everything else.
+//!
+//! On Hopper the former are CUDA C++, because only `wgmma` and the bulk copy engine keep its matrix units busy; elsewhere they
+//! are cubecl's.
 
 mod backward;
 mod flash;
 mod flash_backward;
 mod forward;
+mod hopper;
 mod mma;
 mod tile;
 
@@ -130,7 +134,10 @@ pub(crate) fn forward(
         return (out, empty(&qkv, Shape::new([call.b, heads.n_heads, call.t]), DType::F32));
     }
     if call.flash(&[&qkv]) {
-        return launch_flash::forward(&call, qkv, flash::QUERIES);
+        return match hopper::applies(&qkv) {
+            true => hopper::forward(&call, &qkv),
+            false => launch_flash::forward(&call, qkv, flash::QUERIES),
+        };
     }
     let width = heads.width();
     let (q, k, v) = (qkv.clone(), qkv.clone(), qkv);
@@ -204,6 +211,10 @@ pub(crate) fn backward(
     if call.b * call.t == 0 {
         let dsinks = sinks_dtype.map(|dtype| crate::cuda::gemm::zeros(&qkv, Shape::new([heads.n_heads]), dtype));
         return (empty(&qkv, qkv.shape(), qkv.dtype), dsinks);
+    }
+    if hopper::applies(&qkv) && call.flash(&[&qkv, &dout, &out]) {
+        let (dqkv, delta) = hopper::backward(&call, &qkv, &dout, &out, &lse);
+        return (dqkv, sinks_dtype.map(|dtype| sink_gradient(&call, &lse, &delta, dtype)));
     }
     let delta = delta(&call, &dout, out);
     let dsinks = sinks_dtype.map(|dtype| sink_gradient(&call, &lse, &delta, dtype));
