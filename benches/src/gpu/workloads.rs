@@ -5,8 +5,8 @@ use burn::tensor::{DType, Distribution, Element as _, FloatDType, Int, Tensor, T
 use kernels_cubecl::cuda::{CudaDevice, Element, Gemm, Types, gemm, gemm_fp8, round_fp8};
 use kernels_cubecl::{
     AdamW, Cuda, CudaBf16, Fp8, HeadLayout, Leaf, LmBackend, Master, Moments, PackedMoments, Rotation, Spans, Tracked,
-    adamw_step, add_assign, clip_scale, embedding, linear, sum_parts, sum_squares, sum_squares_into, sum_squares_parts,
-    swiglu, token_logprobs,
+    adamw_step, add_assign, clip_scale, embedding, embedding_backward_acc, linear, sum_parts, sum_squares,
+    sum_squares_into, sum_squares_parts, swiglu, token_logprobs,
 };
 
 use super::measure::{Bench, Work};
@@ -184,6 +184,14 @@ fn rows(bench: &Bench, device: &CudaDevice) {
     let table_bytes = (VOCABULARY * D_MODEL) as f64 * BF16;
     bench.time("embedding backward", Work::Bytes(bytes + table_bytes), || {
         drop(B::lm_embedding_bwd(raw(&dy), ids.clone().into_primitive(), VOCABULARY));
+    });
+    let mut seen = ids.clone().into_data().to_vec::<i32>().expect("ids are i32");
+    seen.sort_unstable();
+    seen.dedup();
+    let touched = (seen.len() * D_MODEL) as f64 * BF16;
+    let mut acc = Some(table);
+    bench.time("embedding backward onto a gradient", Work::Bytes(bytes + 2.0 * touched), || {
+        acc = acc.take().map(|acc| embedding_backward_acc(dy.clone(), ids.clone(), acc));
     });
 }
 

@@ -4,6 +4,7 @@
 //! `_fwd`, `_bwd`, `_dx`, `_dw` ones are the pieces that node is made of and run on the inner backend only. All names start
 //! with `lm_`, because burn's own traits already own `linear`, `attention` and `embedding`.
 
+use burn::tensor::TensorMetadata;
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::{FloatTensor, IntTensor};
 
@@ -188,6 +189,12 @@ pub trait LmBackend: Backend {
     /// Gradient of the table with `n_rows` rows, summed in a fixed order.
     fn lm_embedding_bwd(dy: FloatTensor<Self>, ids: IntTensor<Self>, n_rows: usize) -> FloatTensor<Self> {
         portable::embedding_bwd::<Self>(dy, ids, n_rows)
+    }
+    /// `acc` with [`LmBackend::lm_embedding_bwd`] added, into `acc`'s memory where nobody else holds it; rows of the table that
+    /// no id names are not touched.
+    fn lm_embedding_bwd_acc(dy: FloatTensor<Self>, ids: IntTensor<Self>, acc: FloatTensor<Self>) -> FloatTensor<Self> {
+        let n_rows = acc.shape()[0];
+        Self::lm_add_assign(acc, Self::lm_embedding_bwd(dy, ids, n_rows))
     }
 
     /// `(loss, nll)` of the fused head and cross-entropy; see [`CrossEntropyParts`].

@@ -181,6 +181,21 @@ pub fn embedding<B: LmBackend>(weight: Tensor<B, 2>, ids: Tensor<B, 2, Int>) -> 
     wrap(B::lm_embedding(unwrap(weight), ids.into_primitive()))
 }
 
+/// `acc` with the gradient of [`embedding`]'s table added, in place when it is owned alone; only rows that occur are touched.
+///
+/// # Shapes
+/// `dy [b, t, d]`, `ids [b, t]`, `acc [v, d]`.
+pub fn embedding_backward_acc<B: LmBackend>(
+    dy: Tensor<B, 3>,
+    ids: Tensor<B, 2, Int>,
+    acc: Tensor<B, 2>,
+) -> Tensor<B, 2> {
+    let ([b, t, d], [_, width]) = (dy.dims(), acc.dims());
+    assert_eq!(ids.dims(), [b, t], "embedding_backward_acc: an id for each row of dy");
+    assert_eq!(d, width, "embedding_backward_acc: acc must be as wide as dy");
+    wrap(B::lm_embedding_bwd_acc(unwrap(dy), ids.into_primitive(), unwrap(acc)))
+}
+
 /// Sums of the fused head and cross-entropy.
 #[derive(Clone, Debug)]
 pub struct CrossEntropy<B: Backend> {

@@ -135,6 +135,11 @@ impl<F: FloatElement, I: IntElement, T: BoolElement> LmBackend for CubeBackend<R
         embedding::cuda::backward(dy, ids, n_rows)
     }
 
+    fn lm_embedding_bwd_acc(dy: FloatTensor<Self>, ids: IntTensor<Self>, acc: FloatTensor<Self>) -> FloatTensor<Self> {
+        faults::enter("embedding backward onto a gradient");
+        embedding::cuda::backward_onto(dy, ids, acc)
+    }
+
     fn lm_linear_cross_entropy_fwd(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,

@@ -112,6 +112,14 @@ pub(crate) fn check_indices(op: &str, tensors: &[&Buffer]) {
     }
 }
 
+/// Panics when a buffer has not as many elements in one run as its kernel, which checks no index, relies on.
+pub(crate) fn check_lengths(op: &str, buffers: &[(&Buffer, usize)]) {
+    for (buffer, want) in buffers {
+        let got = buffer.shape().num_elements();
+        assert!(got == *want && buffer.is_contiguous(), "{op}: a buffer needs {want} elements in one run, got {got}");
+    }
+}
+
 /// Elements per load: the most that divide `width`, fit a load and keep every tensor's first element aligned.
 pub(crate) fn lanes(width: usize, tensors: &[&Buffer]) -> usize {
     let places: Vec<(usize, u64)> =

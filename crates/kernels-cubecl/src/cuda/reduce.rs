@@ -7,9 +7,9 @@ use cubecl::prelude::*;
 use super::launch::{cubes, empty};
 use super::{Buffer, Runtime};
 
-/// Columns and row lanes of a cube of [`sum_rows`].
+/// Columns and row lanes of a cube of [`sum_rows`]: many lanes, because a column's loads wait for each other.
 const COLUMNS: usize = 32;
-const LANES: usize = 8;
+const LANES: usize = 32;
 
 /// Sum of a vector's elements.
 #[cube]
@@ -53,6 +53,32 @@ pub(crate) fn cube_sum(value: f32, #[comptime] threads: usize) -> f32 {
     // The memory may be used again by the next call.
     sync_cube();
     total
+}
+
+/// [`cube_sum`] of `n` numbers at once.
+#[cube]
+pub(crate) fn cube_sums(values: &mut Array<f32>, #[comptime] n: usize, #[comptime] threads: usize) {
+    let planes = comptime!(threads / 32);
+    let mut partial = SharedMemory::<f32>::new(comptime!(n * planes));
+    #[unroll]
+    for k in 0..n {
+        let sum = plane_sum(values[k]);
+        if UNIT_POS_PLANE == 0u32 {
+            partial[comptime!(k * planes) + (UNIT_POS / 32u32) as usize] = sum;
+        }
+    }
+    sync_cube();
+    #[unroll]
+    for k in 0..n {
+        let mut total = 0.0f32;
+        #[unroll]
+        for i in 0..planes {
+            total += partial[comptime!(k * planes + i)];
+        }
+        values[k] = total;
+    }
+    // The memory may be used again by the next call.
+    sync_cube();
 }
 
 /// Maximum over the cube, for every thread; NaN loses.

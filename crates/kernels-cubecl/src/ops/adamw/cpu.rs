@@ -78,3 +78,68 @@ fn scales_of(m: &[f32], roots: &[f32], m_scale: &mut f32, v_scale: &mut f32) -> 
     (*v_scale, inverses[1]) = packed::scale(roots);
     inverses
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cases::Fill;
+
+    const N: usize = 4 * BLOCK + 7;
+
+    fn hyper(step: u64) -> AdamW {
+        AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, step, seed: 3 }
+    }
+
+    fn empty() -> Packed {
+        let (words, blocks) = packed::lengths(N);
+        Packed { m: vec![0; words], m_scale: vec![0.0; blocks], v: vec![0; words], v_scale: vec![0.0; blocks] }
+    }
+
+    /// Mean of the second moment.
+    fn mean_v(moments: &Packed) -> f64 {
+        let value = |i: usize| {
+            let block = i / BLOCK;
+            let words = &moments.v[block * BLOCK / CODES..];
+            f64::from(packed::decode_v(packed::code(words, i % BLOCK)) * moments.v_scale[block]).powi(2)
+        };
+        (0..N).map(value).sum::<f64>() / N as f64
+    }
+
+    /// A step changes the root of a moment by 1/2000 here, a thirtieth of what rounding to nearest would notice.
+    #[test]
+    fn packed_moments_decay() {
+        let (mut param, mut moments) = (vec![0.0; N], empty());
+        let grad = Fill::Typical.values(1, N);
+        for step in 1..=50 {
+            step_packed(&mut param, &grad, &mut moments, 1.0, &hyper(step));
+        }
+        let before = mean_v(&moments);
+        for step in 51..=550 {
+            step_packed(&mut param, &[0.0; N], &mut moments, 1.0, &hyper(step));
+        }
+        let (share, want) = (mean_v(&moments) / before, 0.999f64.powi(500));
+        assert!((share / want - 1.0).abs() < 0.03, "after 500 steps {share} is left, want {want}");
+    }
+
+    /// A noisy quadratic: packed moments find the minimum as closely as full ones.
+    #[test]
+    fn packed_moments_train_as_full_ones() {
+        let target = Fill::Typical.values(7, N);
+        let loss = |param: &[f32]| {
+            let errors = param.iter().zip(&target).map(|(p, t)| f64::from(p - t).powi(2));
+            errors.sum::<f64>() / N as f64
+        };
+        let (mut full, mut m, mut v) = (vec![0.0; N], vec![0.0; N], vec![0.0; N]);
+        let (mut param, mut moments) = (vec![0.0; N], empty());
+        for t in 1..=400 {
+            let noise = Fill::Typical.values(100 + t, N);
+            let grad = |param: &[f32]| -> Vec<f32> { (0..N).map(|i| param[i] - target[i] + 0.3 * noise[i]).collect() };
+            let g = grad(&full);
+            step(&mut full, &g, &mut m, &mut v, 1.0, &hyper(t));
+            let g = grad(&param);
+            step_packed(&mut param, &g, &mut moments, 1.0, &hyper(t));
+        }
+        let (full, packed) = (loss(&full), loss(&param));
+        assert!(full < 0.02 && packed < 1.1 * full, "full moments reach {full}, packed ones {packed}");
+    }
+}

@@ -1,4 +1,5 @@
 //! AdamW on CUDA: one pass over parameter, gradient and state, in place; a plane works on a block of 256 elements.
+#![expect(unsafe_code, reason = "a kernel without bounds checks, whose callers' lengths are checked here")]
 #![allow(clippy::too_many_arguments, reason = "a kernel takes every buffer and size by itself")]
 
 use burn::tensor::{DType, Tensor, TensorMetadata, TensorPrimitive, backend::Backend};
@@ -8,7 +9,7 @@ use cubecl::prelude::*;
 use super::packed::{BLOCK, M_CUT, V_CUT};
 use super::{AdamW, Master, Moments, PackedMoments, packed};
 use crate::Leaf;
-use crate::cuda::launch::{THREADS, check_indices, cubes, dense, dense_as, lanes, owned};
+use crate::cuda::launch::{THREADS, check_indices, check_lengths, cubes, dense, dense_as, lanes, owned};
 use crate::cuda::{Buffer, Runtime};
 
 /// From the exponents of values in 0..=1 to the lowest ones of f32, and back.
@@ -72,14 +73,20 @@ fn mix(x: u32) -> u32 {
     b ^ (b >> 16u32)
 }
 
+/// The thread's number in its plane; cubes have whole planes and one axis.
+#[cube]
+fn lane() -> u32 {
+    UNIT_POS % 32u32
+}
+
 /// Place of the thread's vector `j` of parameters.
 #[cube]
 fn place(block: u32, #[comptime] j: usize, #[comptime] variant: Variant) -> u32 {
     let first = block * comptime!((BLOCK / variant.lanes) as u32);
     if comptime!(variant.together()) {
-        first + UNIT_POS_PLANE * comptime!(variant.vectors() as u32) + comptime!(j as u32)
+        first + lane() * comptime!(variant.vectors() as u32) + comptime!(j as u32)
     } else {
-        first + UNIT_POS_PLANE + comptime!((j * 32) as u32)
+        first + lane() + comptime!((j * 32) as u32)
     }
 }
 
@@ -211,7 +218,7 @@ fn exact_bits(p: f32) -> u32 {
 /// Adds the remainders to the thread's working values.
 #[cube]
 fn join<R: Size>(p: &mut Array<f32>, remainder: &Array<Vector<i32, R>>, block: u32, #[comptime] variant: Variant) {
-    let first = (block * 32u32 + UNIT_POS_PLANE) * comptime!((REMAINDER_WORDS / variant.words) as u32);
+    let first = (block * 32u32 + lane()) * comptime!((REMAINDER_WORDS / variant.words) as u32);
     #[unroll]
     for j in 0..comptime!(REMAINDER_WORDS / variant.words) {
         let at = (first + comptime!(j as u32)) as usize;
@@ -230,7 +237,7 @@ fn join<R: Size>(p: &mut Array<f32>, remainder: &Array<Vector<i32, R>>, block: u
 /// Writes the lower halves of the thread's exact values and leaves the working values in `p`.
 #[cube]
 fn split<R: Size>(p: &mut Array<f32>, remainder: &mut Array<Vector<i32, R>>, block: u32, #[comptime] variant: Variant) {
-    let first = (block * 32u32 + UNIT_POS_PLANE) * comptime!((REMAINDER_WORDS / variant.words) as u32);
+    let first = (block * 32u32 + lane()) * comptime!((REMAINDER_WORDS / variant.words) as u32);
     #[unroll]
     for j in 0..comptime!(REMAINDER_WORDS / variant.words) {
         let mut words = Vector::<i32, R>::empty();
@@ -328,7 +335,7 @@ fn store<F: Numeric, N: Size>(
 /// Random bits of the thread's elements, which are a group; see [`packed::random`].
 #[cube]
 fn random_bits(key: u32, block: u32) -> Array<u32> {
-    let group = mix(key ^ (block * 32u32 + UNIT_POS_PLANE));
+    let group = mix(key ^ (block * 32u32 + lane()));
     let mut random = Array::<u32>::new(comptime!(PER_THREAD));
     #[unroll]
     for i in 0..comptime!(PER_THREAD) {
@@ -351,7 +358,7 @@ fn round_stochastically(p: &mut Array<f32>, random: &Array<u32>) {
 /// The step; see [`AdamW`]. `m` and `v` hold numbers or codes; the remainder and the moments' scales are touched where the
 /// variant has them. The flags choose the division that is right to two units in the last place.
 #[cube(
-    launch,
+    launch_unchecked,
     fast_math = FastMath::AllowReciprocal | FastMath::ReducedPrecision | FastMath::UnsignedZero | FastMath::NotInf
 )]
 fn step_kernel<P: Numeric, G: Numeric, S: Numeric, N: Size, K: Size, R: Size>(
@@ -391,7 +398,7 @@ fn step_kernel<P: Numeric, G: Numeric, S: Numeric, N: Size, K: Size, R: Size>(
     let mut first = Array::<f32>::new(comptime!(PER_THREAD));
     let mut second = Array::<f32>::new(comptime!(PER_THREAD));
     let mut root = Array::<f32>::new(comptime!(PER_THREAD));
-    let codes = (block * 32u32 + UNIT_POS_PLANE) as usize;
+    let codes = (block * 32u32 + lane()) as usize;
     load::<P, N>(param, &mut p, block, n_vectors, variant, comptime!(variant.halves));
     load::<G, N>(grad, &mut g, block, n_vectors, variant, comptime!(variant.halves));
     if comptime!(variant.packed) {
@@ -418,7 +425,7 @@ fn step_kernel<P: Numeric, G: Numeric, S: Numeric, N: Size, K: Size, R: Size>(
         let v_bits = largest(&root);
         m[codes] = pack_first::<S, K>(&first, &random, m_bits);
         v[codes] = pack_second::<S, K>(&root, &random, v_bits);
-        if UNIT_POS_PLANE == 0u32 {
+        if lane() == 0u32 {
             m_scale[block as usize] = scale_of(m_bits);
             v_scale[block as usize] = scale_of(v_bits);
         }
@@ -493,6 +500,11 @@ pub(crate) fn step(param: Buffer, grad: Buffer, state: State, scale: Buffer, hyp
     assert!(m.dtype == v.dtype, "adamw: both moments need one element type, got {:?} and {:?}", m.dtype, v.dtype);
     check_indices("adamw", &[&param]);
     let n = param.shape().num_elements();
+    let (code_words, blocks) = packed::lengths(n);
+    let moments = if scales.is_some() { code_words } else { n };
+    check_lengths("adamw", &[(&grad, n), (&m, moments), (&v, moments), (&scale, 1)]);
+    scales.iter().flatten().for_each(|scale| check_lengths("adamw scales", &[(scale, blocks)]));
+    remainder.iter().for_each(|remainder| check_lengths("adamw remainder", &[(remainder, n.div_ceil(2))]));
     if n > 0 {
         let packed = scales.is_some();
         let width = match packed {
@@ -511,41 +523,44 @@ pub(crate) fn step(param: Buffer, grad: Buffer, state: State, scale: Buffer, hyp
         let width = if halves { PER_THREAD / 2 } else { width };
         let [m_scale, v_scale] = scales.clone().unwrap_or_else(|| [scale.clone(), scale.clone()]);
         let low = remainder.clone().unwrap_or_else(|| scale.clone());
-        let blocks = n.div_ceil(BLOCK);
         let factors = hyper.factors();
         let read_as = |dtype| if halves { DType::U32 } else { dtype };
         let (param_dtype, grad_dtype, state_dtype) = (read_as(param.dtype), read_as(grad.dtype), m.dtype);
-        step_kernel::launch::<Runtime>(
-            &param.client.clone(),
-            cubes(blocks.div_ceil(BLOCKS)),
-            CubeDim::new_1d(THREADS as u32),
-            width,
-            if packed { CODE_WORDS } else { width },
-            words,
-            param.clone().into_array_arg(),
-            grad.into_array_arg(),
-            m.clone().into_array_arg(),
-            v.clone().into_array_arg(),
-            low.into_array_arg(),
-            m_scale.into_array_arg(),
-            v_scale.into_array_arg(),
-            scale.into_array_arg(),
-            n_vectors,
-            blocks as u32,
-            factors.beta1,
-            factors.rest1,
-            factors.beta2,
-            factors.rest2,
-            factors.keep,
-            factors.step,
-            factors.inverse_root2,
-            factors.eps,
-            factors.key,
-            variant,
-            param_dtype.into(),
-            grad_dtype.into(),
-            state_dtype.into(),
-        );
+        // SAFETY: gradient and full moments are as long as the parameter, state in blocks and remainders as long as it asks
+        // for, as just checked; parameters, gradients and remainders are guarded by their lengths, blocks by their number.
+        unsafe {
+            step_kernel::launch_unchecked::<Runtime>(
+                &param.client.clone(),
+                cubes(blocks.div_ceil(BLOCKS)),
+                CubeDim::new_1d(THREADS as u32),
+                width,
+                if packed { CODE_WORDS } else { width },
+                words,
+                param.clone().into_array_arg(),
+                grad.into_array_arg(),
+                m.clone().into_array_arg(),
+                v.clone().into_array_arg(),
+                low.into_array_arg(),
+                m_scale.into_array_arg(),
+                v_scale.into_array_arg(),
+                scale.into_array_arg(),
+                n_vectors,
+                blocks as u32,
+                factors.beta1,
+                factors.rest1,
+                factors.beta2,
+                factors.rest2,
+                factors.keep,
+                factors.step,
+                factors.inverse_root2,
+                factors.eps,
+                factors.key,
+                variant,
+                param_dtype.into(),
+                grad_dtype.into(),
+                state_dtype.into(),
+            );
+        }
     }
     (param, State { m, v, scales, remainder, stochastic: state.stochastic })
 }

@@ -1,52 +1,29 @@
 //! RMS norm on CUDA: a cube per row forward; backward a cube walks over many rows, so that `dγ` needs no atomics.
+#![expect(unsafe_code, reason = "kernels without bounds checks, whose callers' lengths are checked here")]
 #![allow(clippy::too_many_arguments, reason = "a kernel takes every buffer and size by itself")]
 
 use burn::tensor::{DType, Shape, TensorMetadata};
 use cubecl::ir::StorageType;
 use cubecl::prelude::*;
 
-use crate::cuda::launch::{check_indices, cubes, dense, empty, lanes, row_threads, rows};
-use crate::cuda::reduce::{cube_sum, lane_sum, sum_rows};
+use crate::cuda::launch::{check_indices, check_lengths, cubes, dense, empty, lanes, row_threads, rows};
+use crate::cuda::reduce::{cube_sum, cube_sums, lane_sum, sum_rows};
 use crate::cuda::{Buffer, Runtime};
 
 /// Most threads that work on a row, forward: few, so that each has several loads in flight.
 const FORWARD_THREADS: usize = 128;
 /// Most threads that work on a row, backward.
 const BACKWARD_THREADS: usize = 256;
-/// Most cubes of the backward pass: a few for each multiprocessor, because each leaves a row of partial sums.
-const MAX_STRIPS: usize = 528;
+/// Most cubes of the backward pass: two for each multiprocessor, because each leaves a row of partial sums.
+const MAX_STRIPS: usize = 264;
+/// Vectors of each operand that a thread of the backward pass holds for two rows at once; with more it takes one row, because
+/// the registers of two rows would leave room for one cube only.
+const HELD_VECTORS: usize = 2;
 
-#[cube(launch)]
+/// `y` and `r` of the cube's row; each thread holds `per` vectors of it. With `added` first `sum ← x + residual`, and the norm
+/// is that of the rounded sum.
+#[cube(launch_unchecked)]
 fn forward_kernel<F: Float, G: Float, N: Size>(
-    x: &Array<Vector<F, N>>,
-    gamma: &Array<Vector<G, N>>,
-    y: &mut Array<Vector<F, N>>,
-    rstd: &mut Array<f32>,
-    eps: f32,
-    vectors: u32,
-    width: f32,
-    #[comptime] per: usize,
-    #[comptime] threads: usize,
-    #[define(F)] _x_type: StorageType,
-    #[define(G)] _gamma_type: StorageType,
-) {
-    let base = CUBE_POS_X * vectors;
-    let mut values = Array::<Vector<f32, N>>::new(per);
-    let mut squares = Vector::<f32, N>::new(0.0f32);
-    #[unroll]
-    for i in 0..per {
-        let column = UNIT_POS + comptime!((i * threads) as u32);
-        if column < vectors {
-            values[i] = Vector::<f32, N>::cast_from(x[(base + column) as usize]);
-            squares += values[i] * values[i];
-        }
-    }
-    normalize::<F, G, N>(&values, squares, gamma, y, rstd, eps, vectors, width, per, threads);
-}
-
-/// As the plain kernel, after `sum ← x + residual`; the norm is that of the rounded sum.
-#[cube(launch)]
-fn add_forward_kernel<F: Float, G: Float, N: Size>(
     x: &Array<Vector<F, N>>,
     residual: &Array<Vector<F, N>>,
     gamma: &Array<Vector<G, N>>,
@@ -58,6 +35,7 @@ fn add_forward_kernel<F: Float, G: Float, N: Size>(
     width: f32,
     #[comptime] per: usize,
     #[comptime] threads: usize,
+    #[comptime] added: bool,
     #[define(F)] _x_type: StorageType,
     #[define(G)] _gamma_type: StorageType,
 ) {
@@ -69,31 +47,15 @@ fn add_forward_kernel<F: Float, G: Float, N: Size>(
         let column = UNIT_POS + comptime!((i * threads) as u32);
         if column < vectors {
             let at = (base + column) as usize;
-            let exact = Vector::<f32, N>::cast_from(x[at]) + Vector::<f32, N>::cast_from(residual[at]);
-            let rounded = Vector::<F, N>::cast_from(exact);
-            sum[at] = rounded;
-            values[i] = Vector::<f32, N>::cast_from(rounded);
+            values[i] = Vector::<f32, N>::cast_from(x[at]);
+            if comptime!(added) {
+                let rounded = Vector::<F, N>::cast_from(values[i] + Vector::<f32, N>::cast_from(residual[at]));
+                sum[at] = rounded;
+                values[i] = Vector::<f32, N>::cast_from(rounded);
+            }
             squares += values[i] * values[i];
         }
     }
-    normalize::<F, G, N>(&values, squares, gamma, y, rstd, eps, vectors, width, per, threads);
-}
-
-/// `y` and `r` of the cube's row; each thread holds `per` vectors of it.
-#[cube]
-fn normalize<F: Float, G: Float, N: Size>(
-    values: &Array<Vector<f32, N>>,
-    squares: Vector<f32, N>,
-    gamma: &Array<Vector<G, N>>,
-    y: &mut Array<Vector<F, N>>,
-    rstd: &mut Array<f32>,
-    eps: f32,
-    vectors: u32,
-    width: f32,
-    #[comptime] per: usize,
-    #[comptime] threads: usize,
-) {
-    let base = CUBE_POS_X * vectors;
     let total = cube_sum(lane_sum::<N>(squares), threads);
     let r = 1.0f32 / (total / width + eps).sqrt();
     #[unroll]
@@ -109,8 +71,9 @@ fn normalize<F: Float, G: Float, N: Size>(
     }
 }
 
-/// `dx`, and this cube's part of `dγ`. Each thread owns `per` vectors of a row.
-#[cube(launch)]
+/// `dx`, and this cube's part of `dγ`. Each thread owns `per` vectors of a row. The cube takes `rows` rows at once: all
+/// their loads are in flight together, and their sums are added in one go.
+#[cube(launch_unchecked)]
 fn backward_kernel<F: Float, G: Float, N: Size>(
     dy: &Array<Vector<F, N>>,
     x: &Array<Vector<F, N>>,
@@ -124,6 +87,7 @@ fn backward_kernel<F: Float, G: Float, N: Size>(
     width: f32,
     strips: u32,
     #[comptime] per: usize,
+    #[comptime] rows: usize,
     #[comptime] threads: usize,
     #[comptime] carried: bool,
     #[define(F)] _x_type: StorageType,
@@ -134,39 +98,70 @@ fn backward_kernel<F: Float, G: Float, N: Size>(
     for i in 0..per {
         dgamma[i] = Vector::new(0.0f32);
     }
-    let mut row = CUBE_POS_X;
-    while row < n_rows {
-        let base = row * vectors;
-        let r = Vector::<f32, N>::new(rstd[row as usize]);
-        let mut products = Vector::<f32, N>::new(0.0f32);
+    let mut first = CUBE_POS_X * comptime!(rows as u32);
+    while first < n_rows {
+        let mut upstream = Array::<Vector<F, N>>::new(comptime!(rows * per));
+        let mut input = Array::<Vector<F, N>>::new(comptime!(rows * per));
+        let mut carries = Array::<Vector<F, N>>::new(comptime!(rows * per));
+        let mut r = Array::<f32>::new(rows);
         #[unroll]
-        for i in 0..per {
-            let column = UNIT_POS + comptime!((i * threads) as u32);
-            if column < vectors {
-                let at = (base + column) as usize;
-                let upstream = Vector::<f32, N>::cast_from(dy[at]);
-                let x_hat = Vector::<f32, N>::cast_from(x[at]) * r;
-                dgamma[i] = dgamma[i] + upstream * x_hat;
-                products += upstream * Vector::<f32, N>::cast_from(gamma[column as usize]) * x_hat;
-            }
-        }
-        let mean = Vector::<f32, N>::new(cube_sum(lane_sum::<N>(products), threads) / width);
-        #[unroll]
-        for i in 0..per {
-            let column = UNIT_POS + comptime!((i * threads) as u32);
-            if column < vectors {
-                let at = (base + column) as usize;
-                let upstream = Vector::<f32, N>::cast_from(dy[at]);
-                let x_hat = Vector::<f32, N>::cast_from(x[at]) * r;
-                let scaled = upstream * Vector::<f32, N>::cast_from(gamma[column as usize]);
-                let mut gradient = (scaled - x_hat * mean) * r;
-                if comptime!(carried) {
-                    gradient += Vector::<f32, N>::cast_from(carry[at]);
+        for k in 0..rows {
+            // Beyond the end the last row is taken again, and neither counted nor written.
+            let row = min(first + comptime!(k as u32), n_rows - 1u32);
+            r[k] = rstd[row as usize];
+            #[unroll]
+            for i in 0..per {
+                let column = UNIT_POS + comptime!((i * threads) as u32);
+                if column < vectors {
+                    let at = (row * vectors + column) as usize;
+                    upstream[comptime!(k * per + i)] = dy[at];
+                    input[comptime!(k * per + i)] = x[at];
+                    if comptime!(carried) {
+                        carries[comptime!(k * per + i)] = carry[at];
+                    }
                 }
-                dx[at] = Vector::cast_from(gradient);
             }
         }
-        row += strips;
+        let mut sums = Array::<f32>::new(rows);
+        #[unroll]
+        for k in 0..rows {
+            let mut products = Vector::<f32, N>::new(0.0f32);
+            #[unroll]
+            for i in 0..per {
+                let column = UNIT_POS + comptime!((i * threads) as u32);
+                if column < vectors {
+                    let up = Vector::<f32, N>::cast_from(upstream[comptime!(k * per + i)]);
+                    let x_hat = Vector::<f32, N>::cast_from(input[comptime!(k * per + i)]) * Vector::new(r[k]);
+                    if first + comptime!(k as u32) < n_rows {
+                        dgamma[i] = dgamma[i] + up * x_hat;
+                    }
+                    products += up * Vector::<f32, N>::cast_from(gamma[column as usize]) * x_hat;
+                }
+            }
+            sums[k] = lane_sum::<N>(products);
+        }
+        cube_sums(&mut sums, rows, threads);
+        #[unroll]
+        for k in 0..rows {
+            let row = first + comptime!(k as u32);
+            let mean = Vector::<f32, N>::new(sums[k] / width);
+            let factor = Vector::<f32, N>::new(r[k]);
+            #[unroll]
+            for i in 0..per {
+                let column = UNIT_POS + comptime!((i * threads) as u32);
+                if column < vectors && row < n_rows {
+                    let up = Vector::<f32, N>::cast_from(upstream[comptime!(k * per + i)]);
+                    let x_hat = Vector::<f32, N>::cast_from(input[comptime!(k * per + i)]) * factor;
+                    let scaled = up * Vector::<f32, N>::cast_from(gamma[column as usize]);
+                    let mut gradient = (scaled - x_hat * mean) * factor;
+                    if comptime!(carried) {
+                        gradient += Vector::<f32, N>::cast_from(carries[comptime!(k * per + i)]);
+                    }
+                    dx[(row * vectors + column) as usize] = Vector::cast_from(gradient);
+                }
+            }
+        }
+        first += strips * comptime!(rows as u32);
     }
     #[unroll]
     for i in 0..per {
@@ -179,66 +174,53 @@ fn backward_kernel<F: Float, G: Float, N: Size>(
 
 /// `(y, rstd)`.
 pub(crate) fn forward(x: Buffer, gamma: Buffer, eps: f32) -> (Buffer, Buffer) {
-    let (x, gamma) = (dense(x), dense(gamma));
-    check_indices("rms_norm", &[&x]);
-    let (m, d) = rows(&x.shape());
-    let (y, rstd) = (empty(&x, x.shape(), x.dtype), empty(&x, Shape::new([m]), DType::F32));
-    if m > 0 {
-        let lanes = lanes(d, &[&x, &gamma, &y]);
-        let threads = row_threads(d / lanes, FORWARD_THREADS);
-        let (dtype, gamma_dtype, client) = (x.dtype, gamma.dtype, x.client.clone());
-        forward_kernel::launch::<Runtime>(
-            &client,
-            cubes(m),
-            CubeDim::new_1d(threads as u32),
-            lanes,
-            x.into_array_arg(),
-            gamma.into_array_arg(),
-            y.clone().into_array_arg(),
-            rstd.clone().into_array_arg(),
-            eps,
-            (d / lanes) as u32,
-            d as f32,
-            (d / lanes).div_ceil(threads),
-            threads,
-            dtype.into(),
-            gamma_dtype.into(),
-        );
-    }
+    let (_, y, rstd) = normalize(x, None, gamma, eps);
     (y, rstd)
 }
 
 /// `(x + residual, y, rstd)`.
 pub(crate) fn add_forward(x: Buffer, residual: Buffer, gamma: Buffer, eps: f32) -> (Buffer, Buffer, Buffer) {
-    let [x, residual, gamma] = [x, residual, gamma].map(dense);
     assert!(x.dtype == residual.dtype, "add_rms_norm: x is {:?}, the residual {:?}", x.dtype, residual.dtype);
-    check_indices("add_rms_norm", &[&x]);
+    normalize(x, Some(residual), gamma, eps)
+}
+
+/// `(sum, y, rstd)`; without a residual the sum is `x`.
+fn normalize(x: Buffer, residual: Option<Buffer>, gamma: Buffer, eps: f32) -> (Buffer, Buffer, Buffer) {
+    let (x, gamma, added) = (dense(x), dense(gamma), residual.is_some());
+    // Without one the kernel touches neither the residual nor the sum.
+    let residual = residual.map_or_else(|| x.clone(), dense);
+    check_indices("rms_norm", &[&x]);
     let (m, d) = rows(&x.shape());
-    let (sum, y) = (empty(&x, x.shape(), x.dtype), empty(&x, x.shape(), x.dtype));
-    let rstd = empty(&x, Shape::new([m]), DType::F32);
+    check_lengths("rms_norm", &[(&residual, m * d), (&gamma, d)]);
+    let (y, rstd) = (empty(&x, x.shape(), x.dtype), empty(&x, Shape::new([m]), DType::F32));
+    let sum = if added { empty(&x, x.shape(), x.dtype) } else { x.clone() };
     if m > 0 {
         let lanes = lanes(d, &[&x, &residual, &gamma]);
         let threads = row_threads(d / lanes, FORWARD_THREADS);
         let (dtype, gamma_dtype, client) = (x.dtype, gamma.dtype, x.client.clone());
-        add_forward_kernel::launch::<Runtime>(
-            &client,
-            cubes(m),
-            CubeDim::new_1d(threads as u32),
-            lanes,
-            x.into_array_arg(),
-            residual.into_array_arg(),
-            gamma.into_array_arg(),
-            sum.clone().into_array_arg(),
-            y.clone().into_array_arg(),
-            rstd.clone().into_array_arg(),
-            eps,
-            (d / lanes) as u32,
-            d as f32,
-            (d / lanes).div_ceil(threads),
-            threads,
-            dtype.into(),
-            gamma_dtype.into(),
-        );
+        // SAFETY: every column is below the width and every row below the number of rows, and the lengths are those.
+        unsafe {
+            forward_kernel::launch_unchecked::<Runtime>(
+                &client,
+                cubes(m),
+                CubeDim::new_1d(threads as u32),
+                lanes,
+                x.into_array_arg(),
+                residual.into_array_arg(),
+                gamma.into_array_arg(),
+                sum.clone().into_array_arg(),
+                y.clone().into_array_arg(),
+                rstd.clone().into_array_arg(),
+                eps,
+                (d / lanes) as u32,
+                d as f32,
+                (d / lanes).div_ceil(threads),
+                threads,
+                added,
+                dtype.into(),
+                gamma_dtype.into(),
+            );
+        }
     }
     (sum, y, rstd)
 }
@@ -250,37 +232,46 @@ pub(crate) fn backward(dy: Buffer, x: Buffer, gamma: Buffer, rstd: Buffer, carry
     let (m, d) = rows(&x.shape());
     let dtype = x.dtype;
     let dy = crate::cuda::launch::dense_as(dy, dtype);
-    let strips = m.clamp(1, MAX_STRIPS);
-    let (dx, part) = (empty(&x, x.shape(), dtype), empty(&x, Shape::new([strips, d]), DType::F32));
+    check_lengths("rms_norm backward", &[(&dy, m * d), (&gamma, d), (&rstd, m)]);
+    let dx = empty(&x, x.shape(), dtype);
     if m == 0 {
         return (dx, crate::cuda::gemm::zeros(&x, gamma.shape(), gamma.dtype));
     }
     let carried = carry.is_some();
     let carry = carry.map_or_else(|| dy.clone(), |carry| crate::cuda::launch::dense_as(carry, dtype));
-    let lanes = lanes(d, &[&dy, &x, &gamma, &carry, &part]);
+    check_lengths("rms_norm backward", &[(&carry, m * d)]);
+    let lanes = lanes(d, &[&dy, &x, &gamma, &carry]);
     let threads = row_threads(d / lanes, BACKWARD_THREADS);
+    let per = (d / lanes).div_ceil(threads);
+    let at_once = if 2 * per <= HELD_VECTORS { 2 } else { 1 };
+    let strips = m.div_ceil(at_once).min(MAX_STRIPS);
+    let part = empty(&x, Shape::new([strips, d]), DType::F32);
     let (gamma_dtype, client) = (gamma.dtype, x.client.clone());
-    backward_kernel::launch::<Runtime>(
-        &client,
-        cubes(strips),
-        CubeDim::new_1d(threads as u32),
-        lanes,
-        dy.into_array_arg(),
-        x.into_array_arg(),
-        gamma.into_array_arg(),
-        rstd.into_array_arg(),
-        carry.into_array_arg(),
-        dx.clone().into_array_arg(),
-        part.clone().into_array_arg(),
-        m as u32,
-        (d / lanes) as u32,
-        d as f32,
-        strips as u32,
-        (d / lanes).div_ceil(threads),
-        threads,
-        carried,
-        dtype.into(),
-        gamma_dtype.into(),
-    );
+    // SAFETY: every column is below the width and every row below the number of rows, and the lengths are those.
+    unsafe {
+        backward_kernel::launch_unchecked::<Runtime>(
+            &client,
+            cubes(strips),
+            CubeDim::new_1d(threads as u32),
+            lanes,
+            dy.into_array_arg(),
+            x.into_array_arg(),
+            gamma.into_array_arg(),
+            rstd.into_array_arg(),
+            carry.into_array_arg(),
+            dx.clone().into_array_arg(),
+            part.clone().into_array_arg(),
+            m as u32,
+            (d / lanes) as u32,
+            d as f32,
+            strips as u32,
+            per,
+            at_once,
+            threads,
+            carried,
+            dtype.into(),
+            gamma_dtype.into(),
+        );
+    }
     (dx, sum_rows(part, gamma_dtype))
 }
