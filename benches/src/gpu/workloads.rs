@@ -1,5 +1,6 @@
 //! What is timed: each op at 8192 tokens of a model with width 4096, 32/8 heads of 128, hidden width 14336, vocabulary 32000.
 
+use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
 use burn::tensor::{DType, Distribution, Element as _, FloatDType, Int, Tensor, TensorData};
 use kernels_cubecl::cuda::{CudaDevice, Element, Gemm, Types, gemm, gemm_fp8, round_fp8};
@@ -45,6 +46,10 @@ pub(super) fn run(device: &CudaDevice, only: &str) {
             Ok(Err(error)) => println!("failed: {error}"),
             Err(_) => println!("failed: a panic, see above"),
         }
+    }
+    // A process that ends before its device is idle crashes in the driver.
+    if let Err(error) = B::sync(device) {
+        println!("failed: {error:?}");
     }
 }
 

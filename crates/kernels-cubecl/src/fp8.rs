@@ -102,7 +102,7 @@ pub struct Fp8Saved<B: Backend> {
     pub(crate) x: Option<FloatTensor<B>>,
     /// `[1]`: what the FP8 numbers must be multiplied with.
     pub(crate) inverse: Option<FloatTensor<B>>,
-    /// With a history: the abs-max of `x` and of the weight, `[n]` each; the largest entry counts.
+    /// The abs-max of `x` and of the weight, `[n]` each; the largest entry counts.
     pub(crate) peaks: Option<[FloatTensor<B>; 2]>,
     /// The history that the scales came from.
     pub(crate) history: Option<FloatTensor<B>>,

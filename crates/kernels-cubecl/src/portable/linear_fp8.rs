@@ -41,7 +41,8 @@ pub(crate) fn linear_fp8_bwd<B: LmBackend>(
     want: Tracked,
     acc: Option<FloatTensor<B>>,
 ) -> Fp8Gradients<B> {
-    let Fp8Saved { x, peaks, history, .. } = saved;
+    let Fp8Saved { x, inverse, peaks, history } = saved;
+    assert!(inverse.is_none(), "linear_fp8 backward: x in FP8 is for the device that made it");
     let [m, i, o] = [rows(&dy.shape()).0, weight.shape()[1], weight.shape()[0]];
     let known = history.as_ref().map(values::<B>);
     let (dy, weight, history) = match fits([m, i, o]) {

@@ -16,10 +16,14 @@ use crate::choices::{self, Choices};
 const MIN_FLOPS: f64 = 1e9;
 /// Algorithms that the library is asked for. It has no more than these on an H100.
 const CANDIDATES: usize = 8;
-/// Timed runs of each algorithm that is still in the race.
-const RUNS: usize = 5;
+/// Timings of each algorithm that is still in the race.
+const ROUNDS: usize = 5;
+/// Milliseconds of one timing, at most [`BATCH`] runs: a single run after a pause has the clocks of an idle device.
+const TIMING: f32 = 2.0;
+/// Most runs of one timing.
+const BATCH: f32 = 10.0;
 /// An algorithm so many times slower than the fastest in its first run is out.
-const HOPELESS: f32 = 1.2;
+const HOPELESS: f32 = 1.15;
 /// How much faster than the library's own first choice another algorithm must be.
 const MARGIN: f32 = 1.02;
 
@@ -142,16 +146,20 @@ fn fastest(
     let clock = Clock::new(stream);
     // Twice: the first run loads the kernel.
     let mut race: Vec<(usize, Vec<f32>)> = (0..found.len()).map(|i| (i, Vec::new())).collect();
-    let time = |i: usize| clock.time(|| plan.run(library, &found[i], stream, at));
-    race.retain(|(i, _)| time(*i).is_some());
-    let warm: Vec<f32> = race.iter().map(|(i, _)| time(*i).unwrap_or(f32::INFINITY)).collect();
-    let limit = HOPELESS * warm.iter().copied().fold(f32::INFINITY, f32::min);
+    let time = |i: usize, n: usize| {
+        let runs = || (0..n).try_for_each(|_| plan.run(library, &found[i], stream, at));
+        clock.time(runs).map(|time| time / n as f32)
+    };
+    race.retain(|(i, _)| time(*i, 1).is_some());
+    let warm: Vec<f32> = race.iter().map(|(i, _)| time(*i, 1).unwrap_or(f32::INFINITY)).collect();
+    let shortest = warm.iter().copied().fold(f32::INFINITY, f32::min);
     let mut warm = warm.into_iter();
-    race.retain(|(i, _)| warm.next().is_some_and(|time| time <= limit) || *i == 0);
+    race.retain(|(i, _)| warm.next().is_some_and(|time| time <= HOPELESS * shortest) || *i == 0);
+    let n = (TIMING / shortest).clamp(1.0, BATCH) as usize;
     // Round by round, so that a clock that changes meets all of them alike.
-    for _ in 0..RUNS {
+    for _ in 0..ROUNDS {
         for (i, times) in &mut race {
-            times.push(time(*i).unwrap_or(f32::INFINITY));
+            times.push(time(*i, n).unwrap_or(f32::INFINITY));
         }
     }
     let median = |times: &mut Vec<f32>| {

@@ -8,7 +8,7 @@ use burn::tensor::{DType, Shape, TensorMetadata};
 use burn_cubecl::{BoolElement, CubeBackend, FloatElement, IntElement};
 
 use crate::cuda::gemm::{Element, Gemm, Types, gemm_fp8};
-use crate::cuda::launch::{check_indices, dense, dense_as, empty, owned, row_range, rows, with_last};
+use crate::cuda::launch::{check_indices, dense, dense_as, empty, lanes, owned, row_range, rows, with_last};
 use crate::cuda::{Argument, Buffer, Grid, RawKernel, Runtime, has_fp8};
 use crate::fp8::{Format, Fp8, Fp8Gradients, Fp8Saved, fits};
 use crate::{Tracked, portable};
@@ -17,8 +17,8 @@ use crate::{Tracked, portable};
 const SOURCE: &str = include_str!("fp8.cu");
 /// Threads of a block, as the source says.
 const THREADS: usize = 256;
-/// Blocks of a pass over a tensor: three for each multiprocessor of an H100. Each leaves one peak.
-const BLOCKS: usize = 396;
+/// Blocks of a pass over a tensor: eight for each multiprocessor of an H100. Each leaves one peak.
+const BLOCKS: usize = 1056;
 /// Rows of a history.
 const X: usize = 0;
 const WEIGHT: usize = 1;
@@ -54,17 +54,34 @@ struct Copies {
     by_columns: bool,
 }
 
-/// Rounds a dense bf16 matrix; the scale is from a row of the history where that knows one, and from the matrix otherwise.
+/// Where a scale comes from.
+#[derive(Clone, Copy)]
+enum Peak<'a> {
+    /// The matrix, or the row of the history where that knows one.
+    Now(Option<(&'a Buffer, usize)>),
+    /// The peaks that a pass over the same matrix used, or the row of the history that it used.
+    Before(&'a Buffer, Option<(&'a Buffer, usize)>),
+}
+
+/// Rounds a dense bf16 matrix.
 fn quantise(
     op: &'static str,
     matrix: &Buffer,
     [n_rows, columns]: [usize; 2],
     format: Format,
-    history: Option<(&Buffer, usize)>,
+    peak: Peak<'_>,
     copies: Copies,
 ) -> Quantised {
     check_indices(op, &[matrix]);
-    let [own, peaks] = [0, 1].map(|_| empty(matrix, Shape::new([BLOCKS]), DType::F32));
+    assert!(lanes(columns, &[matrix]) == 8, "{op}: a matrix of {columns} columns begins between two loads");
+    let history = match peak {
+        Peak::Now(history) | Peak::Before(_, history) => history,
+    };
+    let peaks = empty(matrix, Shape::new([BLOCKS]), DType::F32);
+    let own = match peak {
+        Peak::Now(_) => empty(matrix, Shape::new([BLOCKS]), DType::F32),
+        Peak::Before(own, _) => own.clone(),
+    };
     let inverse = empty(matrix, Shape::new([1]), DType::F32);
     let row = history.map(|(history, row)| row_range(history, row, 1));
     let known = row.as_ref().map_or(0, |row| row.shape().num_elements());
@@ -73,7 +90,9 @@ fn quantise(
     let int = |n: usize| Argument::I32(n as i32);
     let eights = int(n_rows * columns / 8);
     let look = [Argument::Buffer(matrix), eights, Argument::Buffer(row), int(known), Argument::Buffer(&own)];
-    launch(op, "fp8_peak", BLOCKS, &look);
+    if matches!(peak, Peak::Now(_)) {
+        launch(op, "fp8_peak", BLOCKS, &look);
+    }
     let copy = |wanted: bool, shape: [usize; 2]| wanted.then(|| empty(matrix, Shape::new(shape), DType::U8));
     let by_rows = copy(copies.by_rows, [n_rows, columns]);
     let by_columns = copy(copies.by_columns, [columns, n_rows]);
@@ -108,7 +127,8 @@ pub fn round_fp8(matrix: &Buffer, gradient: bool, [by_rows, by_columns]: [bool; 
     let right = fits([n_rows, columns, columns]) && matrix.dtype == DType::BF16 && matrix.is_contiguous();
     assert!(right, "round_fp8: expected a dense bf16 matrix in groups of 16, got {n_rows} by {columns}");
     let format = if gradient { Format::E5m2 } else { Format::E4m3 };
-    let rounded = quantise("round_fp8", matrix, [n_rows, columns], format, None, Copies { by_rows, by_columns });
+    let rounded =
+        quantise("round_fp8", matrix, [n_rows, columns], format, Peak::Now(None), Copies { by_rows, by_columns });
     ([rounded.by_rows, rounded.by_columns], rounded.inverse)
 }
 
@@ -143,14 +163,15 @@ pub(crate) fn forward<F: FloatElement, I: IntElement, T: BoolElement>(
     let row = |row| history.as_ref().map(|history| (history, row));
     let (x_copies, w_copies) =
         (Copies { by_rows: true, by_columns: want.weight }, Copies { by_rows: true, by_columns: false });
-    let x8 = quantise(OP, &x, [m, i], Format::E4m3, row(X), x_copies);
-    let w8 = quantise(OP, &weight, [o, i], Format::E4m3, row(WEIGHT), w_copies);
+    let x8 = quantise(OP, &x, [m, i], Format::E4m3, Peak::Now(row(X)), x_copies);
+    let w8 = quantise(OP, &weight, [o, i], Format::E4m3, Peak::Now(row(WEIGHT)), w_copies);
     let y = empty(&x, with_last(&x.shape(), o), DType::BF16);
     let types = Types { a: Element::E4m3, b: Element::E4m3, c: Element::Bf16, fast_sums: mode.fast_forward };
     if let (Some(a), Some(b)) = (&x8.by_rows, &w8.by_rows) {
         product(OP, (a, &x8.inverse), (b, &w8.inverse), &y, types, false);
     }
-    let peaks = history.as_ref().map(|_| [x8.peaks, w8.peaks]);
+    // The whole weight's peak is that of its parts, which every pass sees, whatever its scale is.
+    let peaks = Some([x8.peaks, w8.peaks]);
     (y, Fp8Saved { x: x8.by_columns, inverse: Some(x8.inverse), peaks, history })
 }
 
@@ -164,7 +185,7 @@ pub(crate) fn backward<F: FloatElement, I: IntElement, T: BoolElement>(
     acc: Option<Buffer>,
 ) -> Fp8Gradients<Backend<F, I, T>> {
     const OP: &str = "linear_fp8 backward";
-    let Fp8Saved { x, inverse: Some(x_inverse), peaks, history } = saved else {
+    let Fp8Saved { x, inverse: Some(x_inverse), peaks: Some([x_peaks, w_peaks]), history } = saved else {
         return portable::linear_fp8_bwd::<Backend<F, I, T>>(dy, weight, saved, want, acc);
     };
     let dtype = dy.dtype;
@@ -172,11 +193,11 @@ pub(crate) fn backward<F: FloatElement, I: IntElement, T: BoolElement>(
     let ((m, o), i) = (rows(&dy.shape()), weight.shape()[1]);
     let row = |row| history.as_ref().map(|history| (history, row));
     let dy_copies = Copies { by_rows: want.x, by_columns: want.weight };
-    let dy8 = quantise(OP, &dy, [m, o], Format::E5m2, row(DY), dy_copies);
+    let dy8 = quantise(OP, &dy, [m, o], Format::E5m2, Peak::Now(row(DY)), dy_copies);
     let types = |c| Types { a: Element::E5m2, b: Element::E4m3, c, fast_sums: mode.fast_backward };
     let dx = dy8.by_rows.as_ref().map(|dy8_rows| {
         let copies = Copies { by_rows: false, by_columns: true };
-        let w8 = quantise(OP, &weight, [o, i], Format::E4m3, row(WEIGHT), copies);
+        let w8 = quantise(OP, &weight, [o, i], Format::E4m3, Peak::Before(&w_peaks, row(WEIGHT)), copies);
         let dx = empty(&dy, with_last(&dy.shape(), i), DType::BF16);
         if let Some(w8_columns) = &w8.by_columns {
             product(OP, (dy8_rows, &dy8.inverse), (w8_columns, &w8.inverse), &dx, types(Element::Bf16), false);
@@ -192,7 +213,7 @@ pub(crate) fn backward<F: FloatElement, I: IntElement, T: BoolElement>(
         product(OP, (dy8_columns, &dy8.inverse), (&x8, &x_inverse), &dw, types(element), accumulate);
         if accumulate { dw } else { dense_as(dw, dtype) }
     });
-    let next = history.zip(peaks).map(|(history, [x_peaks, w_peaks])| {
+    let next = history.map(|history| {
         let next = empty(&history, history.shape(), DType::F32);
         let n = history.shape()[1];
         let many = Argument::I32(BLOCKS as i32);

@@ -24,3 +24,5 @@ pub mod cases;
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
 pub mod reference;
+#[cfg(test)]
+mod tests;
