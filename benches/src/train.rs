@@ -48,7 +48,7 @@ pub(crate) struct Arguments {
     /// Steps, warm-up included
     #[arg(long, default_value_t = 12)]
     steps: usize,
-    /// f32 or bf16
+    /// f32, bf16 or fp8
     #[arg(long, default_value = "bf16")]
     precision: String,
     /// remainder or stochastic

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use burn::backend::Autodiff;
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
-use kernels_cubecl::{Leaf, LmBackend, embedding, recompute};
+use kernels_cubecl::{Fp8, Leaf, LmBackend, embedding, recompute};
 
 use crate::config::ModelConfig;
 use crate::layers::block::Flow;
@@ -136,6 +136,11 @@ impl<B: LmBackend> Decoder<B> {
     pub fn linears_mut(&mut self) -> Vec<(String, &mut Linear<B>)> {
         let parts = self.blocks.iter_mut().enumerate().flat_map(|(i, block)| block.linears_mut().map(|l| (i, l)));
         parts.map(|(i, (part, linear))| (format!("model.layers.{i}.{part}"), linear)).collect()
+    }
+
+    /// Does the products of all projections of the blocks in FP8, or no longer; embedding and head stay as they are.
+    pub fn set_fp8(&mut self, mode: Option<Fp8>) {
+        self.linears_mut().into_iter().for_each(|(_, linear)| linear.fp8 = mode);
     }
 
     /// Whether any projection carries an adapter.

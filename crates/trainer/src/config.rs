@@ -7,7 +7,7 @@ use std::path::Path;
 
 use figment::Figment;
 use figment::providers::{Format, Toml};
-use kernels_cubecl::Precision;
+use kernels_cubecl::{Fp8, Precision};
 use model_core::hf::FloatType;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -88,6 +88,9 @@ pub enum Arithmetic {
     F32,
     /// Weights, activations and gradients in bf16, sums in f32; CUDA only.
     Bf16,
+    /// As `bf16`, with the operands of the blocks' products in FP8, scaled by the largest magnitude of each tensor; it needs a
+    /// card with FP8 units.
+    Fp8,
 }
 
 impl Arithmetic {
@@ -95,15 +98,20 @@ impl Arithmetic {
     pub fn precision(self) -> Precision {
         match self {
             Self::F32 => Precision::F32,
-            Self::Bf16 => Precision::Bf16,
+            Self::Bf16 | Self::Fp8 => Precision::Bf16,
         }
+    }
+
+    /// How the products of the blocks are done in training.
+    pub fn fp8(self) -> Option<Fp8> {
+        (self == Self::Fp8).then(Fp8::default)
     }
 
     /// Element type of weights on disk.
     pub fn float_type(self) -> FloatType {
         match self {
             Self::F32 => FloatType::F32,
-            Self::Bf16 => FloatType::Bf16,
+            Self::Bf16 | Self::Fp8 => FloatType::Bf16,
         }
     }
 }

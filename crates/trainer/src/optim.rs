@@ -81,8 +81,8 @@ impl<B: LmBackend> LeafState<B> {
         };
         let master = match (config.precision, config.master) {
             (Arithmetic::F32, _) => Master::Nearest,
-            (Arithmetic::Bf16, MasterKind::Remainder) => Master::zero_remainder(n, device),
-            (Arithmetic::Bf16, MasterKind::Stochastic) => Master::Stochastic,
+            (Arithmetic::Bf16 | Arithmetic::Fp8, MasterKind::Remainder) => Master::zero_remainder(n, device),
+            (Arithmetic::Bf16 | Arithmetic::Fp8, MasterKind::Stochastic) => Master::Stochastic,
         };
         let moments = match config.moments {
             MomentsKind::Full => Moments::Full { m: zeros(), v: zeros() },

@@ -225,6 +225,7 @@ fn forward_backward<B: LmBackend>(
     config: &TrainConfig,
 ) -> Result<Pass<B>, TrainError> {
     let mut frame = parts.model.clone();
+    frame.set_fp8(config.precision.fp8());
     let mut gradients = GradientSum::new(frame.leaves().len());
     let mut losses = Vec::with_capacity(batches.len());
     for (i, batch) in batches.iter().enumerate() {

@@ -128,7 +128,10 @@ step!(
     /// Keeps the ids and the height of the table.
     EmbeddingBackward, 1, (IntTensor<B>, usize), |grads, dy, (ids, n_rows), [node]| {
         if let Some(node) = node {
-            sums::register::<B>(grads, node.id, B::lm_embedding_bwd(dy, ids, n_rows));
+            sums::accumulate::<B>(grads, node.id, |sum| match sum {
+                Some(sum) => B::lm_embedding_bwd_acc(dy, ids, sum),
+                None => B::lm_embedding_bwd(dy, ids, n_rows),
+            });
         }
     }
 );

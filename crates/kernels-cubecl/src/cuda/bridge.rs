@@ -49,13 +49,11 @@ fn submit(device: &CudaDevice, task: impl FnOnce(&mut Server) + Send + 'static) 
 
 /// Waits until the device has done everything that is enqueued.
 pub(super) fn wait(device: &CudaDevice) {
-    let (done, wait) = std::sync::mpsc::channel();
-    submit(device, move |_| {
-        // SAFETY: the call takes nothing; cubecl has made its context current on this thread.
-        let result = unsafe { sys::cuCtxSynchronize() };
-        let _ = done.send(result);
+    let result = DEVICES.with_borrow_mut(|devices| {
+        let handle = devices.entry(device.index).or_insert_with(|| DeviceHandle::new(device.to_id()));
+        // SAFETY: the call takes nothing; cubecl has made its context current on the device thread.
+        handle.submit_blocking(|_| unsafe { sys::cuCtxSynchronize() }).expect("the device thread answers")
     });
-    let result = wait.recv().expect("the device thread answers");
     check("cuCtxSynchronize", result);
 }
 

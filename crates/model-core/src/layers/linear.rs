@@ -2,7 +2,7 @@
 
 use burn::tensor::backend::Backend;
 use burn::tensor::{Tensor, TensorData};
-use kernels_cubecl::{LmBackend, linear};
+use kernels_cubecl::{Fp8, LmBackend, linear, linear_fp8};
 
 use crate::leaves::{LeafReader, NamedLeaf};
 use crate::random::Stream;
@@ -32,6 +32,8 @@ pub struct Linear<B: Backend> {
     pub segments: Vec<Segment>,
     /// One slot per segment.
     pub adapters: Vec<Option<Lora<B>>>,
+    /// How the product with the weight is done in FP8; `None` does it in the type of the weight. Adapters never are in FP8.
+    pub fp8: Option<Fp8>,
 }
 
 /// A low-rank update of one segment: `scale · (dropout(x) · Aᵀ) · Bᵀ`.
@@ -63,7 +65,7 @@ impl<B: LmBackend> Linear<B> {
         let rows: usize = segments.iter().map(|s| s.rows).sum();
         assert_eq!(weight.dims()[0], rows, "segments {segments:?} and weight {:?} differ in rows", weight.dims());
         let adapters = segments.iter().map(|_| None).collect();
-        Linear { weight, segments, adapters }
+        Linear { weight, segments, adapters, fp8: None }
     }
 
     /// Applies the projection.
@@ -72,10 +74,17 @@ impl<B: LmBackend> Linear<B> {
     /// `x` is `[b, t, in]`, the result `[b, t, rows]`.
     pub fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
         if self.adapters.iter().all(Option::is_none) {
-            return linear(x, self.weight.clone());
+            return self.product(x);
         }
-        let y = linear(x.clone(), self.weight.clone());
-        y + self.adapter_update(x)
+        self.product(x.clone()) + self.adapter_update(x)
+    }
+
+    /// `x · Wᵀ`.
+    fn product(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
+        match self.fp8 {
+            None => linear(x, self.weight.clone()),
+            Some(mode) => linear_fp8(x, self.weight.clone(), None, mode),
+        }
     }
 
     /// Whether any segment carries an adapter.
@@ -108,7 +117,7 @@ impl<B: LmBackend> Linear<B> {
 
     /// The same layer with other values, possibly on another backend; reads in the order of [`Linear::collect`].
     pub(crate) fn rebuild<C: LmBackend>(&self, leaves: &mut LeafReader<C>) -> Linear<C> {
-        let mut layer = Linear::new(leaves.matrix(), self.segments.clone());
+        let mut layer = Linear { fp8: self.fp8, ..Linear::new(leaves.matrix(), self.segments.clone()) };
         for (slot, lora) in std::iter::zip(&mut layer.adapters, &self.adapters) {
             *slot = lora.as_ref().map(|l| Lora {
                 a: leaves.matrix(),
