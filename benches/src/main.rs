@@ -2,6 +2,7 @@
 
 mod check;
 mod cpu;
+mod curve;
 mod gpu;
 mod train;
 
@@ -32,6 +33,8 @@ enum Command {
     Gpu(gpu::Arguments),
     /// Complete training steps of a named model through the real loop, on random tokens
     Train(train::Arguments),
+    /// Losses of a training run on a token file, for comparison with another trainer
+    Curve(curve::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         Command::Check(arguments) => check::run(&arguments),
         Command::Gpu(arguments) => gpu::run(&arguments),
         Command::Train(arguments) => train::run(&arguments),
+        Command::Curve(arguments) => curve::run(&arguments),
     };
     result.unwrap_or_else(|error| {
         eprintln!("perf: {error:#}");

@@ -11,7 +11,6 @@ use kernels_cubecl::{Device, DeviceChoice, Leaf, LmBackend, on_device};
 use model_core::hf::leaf_map;
 use model_core::{Decoder, ModelConfig, Rows};
 use serde::Serialize;
-use trainer::config::{Arithmetic, MasterKind, MomentsKind};
 use trainer::objective::NextToken;
 use trainer::observe::{EvalLog, Observe, StepLog};
 use trainer::optim::Optimizer;
@@ -48,21 +47,28 @@ pub(crate) struct Arguments {
     /// Steps, warm-up included
     #[arg(long, default_value_t = 12)]
     steps: usize,
-    /// f32, bf16 or fp8
-    #[arg(long, default_value = "bf16")]
-    precision: String,
-    /// remainder or stochastic
-    #[arg(long, default_value = "remainder")]
-    master: String,
-    /// f32 or 8bit
-    #[arg(long, default_value = "8bit")]
-    moments: String,
+    #[command(flatten)]
+    numerics: Numerics,
     /// Runs every block again in the backward pass
     #[arg(long)]
     recompute: bool,
     /// Prints where the time of the last two steps went, op by op; the device waits between ops
     #[arg(long)]
     profile: bool,
+}
+
+/// How numbers are kept, in the words of the stages' configuration.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Numerics {
+    /// f32, bf16 or fp8
+    #[arg(long, default_value = "bf16")]
+    pub(crate) precision: String,
+    /// remainder or stochastic
+    #[arg(long, default_value = "remainder")]
+    pub(crate) master: String,
+    /// f32 or 8bit
+    #[arg(long, default_value = "8bit")]
+    pub(crate) moments: String,
 }
 
 /// The line that is printed.
@@ -111,9 +117,9 @@ impl BatchSource for Tokens {
 const PROFILED: u64 = 2;
 
 /// Keeps what the loop says of every step, and says when the last ones begin.
-struct Log<'a> {
-    steps: Vec<StepLog>,
-    before_last: &'a dyn Fn(),
+pub(crate) struct Log<'a> {
+    pub(crate) steps: Vec<StepLog>,
+    pub(crate) before_last: &'a dyn Fn(),
 }
 
 impl Observe for Log<'_> {
@@ -135,7 +141,7 @@ impl Observe for Log<'_> {
 }
 
 /// Saves nothing: checkpoints have figures of their own.
-struct NoSave;
+pub(crate) struct NoSave;
 
 impl<B: LmBackend> Save<B> for NoSave {
     fn save(&mut self, _: &Parts<B>, _: &TrainState) -> Result<Vec<String>, TrainError> {
@@ -161,17 +167,25 @@ fn train_config(arguments: &Arguments) -> Result<TrainConfig> {
     ensure!(tokens > 0 && arguments.micro_batches > 0, "perf train: expected at least one token, got none");
     let least = WARMUP + if arguments.profile { PROFILED as usize } else { 0 };
     ensure!(arguments.steps > least, "perf train: expected more than {least} steps, got {}", arguments.steps);
-    let word = |name: &str, text: &str| {
-        serde_json::Value::from(text).as_str().map(str::to_owned).with_context(|| name.to_owned())
-    };
-    let precision: Arithmetic = serde_json::from_value(word("precision", &arguments.precision)?.into())?;
-    let master: MasterKind = serde_json::from_value(word("master", &arguments.master)?.into())?;
-    let moments: MomentsKind = serde_json::from_value(word("moments", &arguments.moments)?.into())?;
     Ok(TrainConfig {
         max_steps: arguments.steps as u64,
-        stop_after: None,
         tokens_per_step: tokens * arguments.micro_batches as u64,
         tokens_per_micro_batch: tokens,
+        recompute: arguments.recompute,
+        ..base_config(&arguments.numerics)?
+    })
+}
+
+/// A run of one step of one token with the usual AdamW.
+pub(crate) fn base_config(numerics: &Numerics) -> Result<TrainConfig> {
+    let Numerics { precision, master, moments } = numerics;
+    let unknown = |key: &str, word: &str| format!("--{key}: no such value as {word:?}; the help has them");
+    let word = |word: &String| serde_json::Value::from(word.as_str());
+    Ok(TrainConfig {
+        max_steps: 1,
+        stop_after: None,
+        tokens_per_step: 1,
+        tokens_per_micro_batch: 1,
         lr: 1e-4,
         min_lr: 0.0,
         schedule: Schedule::Constant,
@@ -187,12 +201,12 @@ fn train_config(arguments: &Arguments) -> Result<TrainConfig> {
         save_every: 0,
         log_every: 1,
         keep_last: 1,
-        recompute: arguments.recompute,
+        recompute: false,
         max_bad_steps: 3,
         peak_tflops: H100_TFLOPS,
-        precision,
-        master,
-        moments,
+        precision: serde_json::from_value(word(precision)).with_context(|| unknown("precision", precision))?,
+        master: serde_json::from_value(word(master)).with_context(|| unknown("master", master))?,
+        moments: serde_json::from_value(word(moments)).with_context(|| unknown("moments", moments))?,
     })
 }
 
@@ -312,9 +326,9 @@ fn measure<B: LmBackend>(
         batch: arguments.batch,
         seq: arguments.seq,
         micro_batches: arguments.micro_batches,
-        precision: arguments.precision.clone(),
-        master: arguments.master.clone(),
-        moments: arguments.moments.clone(),
+        precision: arguments.numerics.precision.clone(),
+        master: arguments.numerics.master.clone(),
+        moments: arguments.numerics.moments.clone(),
         recompute: arguments.recompute,
         ms: 1e3 * median,
         tok_s,
