@@ -117,7 +117,8 @@ fn largest(values: &Array<f32>) -> u32 {
 /// True for the bits of a scale that codes refer to: neither vanishing nor infinite nor NaN.
 #[cube]
 fn counts(bits: u32) -> bool {
-    bits >= 0x0080_0000u32 && bits < 0x7F80_0000u32
+    // Below the smallest normal number the difference wraps around.
+    bits - 0x0080_0000u32 < 0x7F00_0000u32
 }
 
 /// One over the scale, or 0.
@@ -165,30 +166,31 @@ fn unpack<S: Numeric, K: Size>(
     }
 }
 
-/// The thread's codes of the first moment.
+/// Code of a first moment.
 #[cube]
-fn pack_first<S: Numeric, K: Size>(values: &Array<f32>, random: &Array<u32>, scale_bits: u32) -> Vector<S, K> {
-    let (inverse, keep) = (inverse(scale_bits), select(counts(scale_bits), 0xFFFF_FFFFu32, 0u32));
-    let mut words = Vector::<S, K>::empty();
-    #[unroll]
-    for word in 0..comptime!(CODE_WORDS) {
-        let mut codes = 0u32;
-        #[unroll]
-        for i in 0..comptime!(packed::CODES) {
-            let at = comptime!(word * packed::CODES + i);
-            let dither = ((random[at] >> 12u32) & 0xF_FFF0u32) | 8u32;
-            let magnitude = (u32::reinterpret(lowered(values[at].abs() * inverse)) + dither) >> M_CUT;
-            let code = magnitude | ((u32::reinterpret(values[at]) >> 24u32) & 0x80u32);
-            codes = codes | (code << comptime!((8 * i) as u32));
-        }
-        words[word] = S::cast_from(codes & keep);
-    }
-    words
+fn code_first(m: f32, inverse: f32, random: u32) -> u32 {
+    let dither = ((random >> 12u32) & 0xF_FFF0u32) | 8u32;
+    let magnitude = (u32::reinterpret(lowered(m.abs() * inverse)) + dither) >> M_CUT;
+    magnitude | ((u32::reinterpret(m) >> 24u32) & 0x80u32)
 }
 
-/// The thread's codes of the root of the second moment.
+/// Code of the root of a second moment.
 #[cube]
-fn pack_second<S: Numeric, K: Size>(roots: &Array<f32>, random: &Array<u32>, scale_bits: u32) -> Vector<S, K> {
+fn code_second(root: f32, inverse: f32, random: u32) -> u32 {
+    let dither = ((random & 0xFFFFu32) << 3u32) | 4u32;
+    let code = (u32::reinterpret(lowered(root * inverse)) + dither) >> V_CUT;
+    // At least 1 for a root above zero.
+    max(code, min(u32::reinterpret(root), 1u32))
+}
+
+/// The thread's codes of the first moment, or else of the second moment's root.
+#[cube]
+fn pack<S: Numeric, K: Size>(
+    values: &Array<f32>,
+    random: &Array<u32>,
+    scale_bits: u32,
+    #[comptime] first: bool,
+) -> Vector<S, K> {
     let (inverse, keep) = (inverse(scale_bits), select(counts(scale_bits), 0xFFFF_FFFFu32, 0u32));
     let mut words = Vector::<S, K>::empty();
     #[unroll]
@@ -197,11 +199,12 @@ fn pack_second<S: Numeric, K: Size>(roots: &Array<f32>, random: &Array<u32>, sca
         #[unroll]
         for i in 0..comptime!(packed::CODES) {
             let at = comptime!(word * packed::CODES + i);
-            let dither = ((random[at] & 0xFFFFu32) << 3u32) | 4u32;
-            let code = (u32::reinterpret(lowered(roots[at] * inverse)) + dither) >> V_CUT;
-            // At least 1 for a root above zero.
-            let code = max(code, min(u32::reinterpret(roots[at]), 1u32));
-            codes = codes | (code << comptime!((8 * i) as u32));
+            let code = if comptime!(first) {
+                code_first(values[at], inverse, random[at])
+            } else {
+                code_second(values[at], inverse, random[at])
+            };
+            codes |= code << comptime!((8 * i) as u32);
         }
         words[word] = S::cast_from(codes & keep);
     }
@@ -423,8 +426,8 @@ fn step_kernel<P: Numeric, G: Numeric, S: Numeric, N: Size, K: Size, R: Size>(
         let random = random_bits(key, block);
         let m_bits = largest(&first);
         let v_bits = largest(&root);
-        m[codes] = pack_first::<S, K>(&first, &random, m_bits);
-        v[codes] = pack_second::<S, K>(&root, &random, v_bits);
+        m[codes] = pack::<S, K>(&first, &random, m_bits, true);
+        v[codes] = pack::<S, K>(&root, &random, v_bits, false);
         if lane() == 0u32 {
             m_scale[block as usize] = scale_of(m_bits);
             v_scale[block as usize] = scale_of(v_bits);
