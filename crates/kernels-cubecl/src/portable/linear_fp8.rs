@@ -5,7 +5,8 @@ use burn::tensor::{
 };
 
 use super::{down, meta, rows, up};
-use crate::fp8::{Format, Fp8Gradients, Fp8Saved, fits, peak};
+use crate::fp8::{Format, Fp8Gradients, Fp8Saved, fits};
+use crate::ops::linear_fp8::cpu::round;
 use crate::{LmBackend, Tracked};
 
 /// Rows of a history.
@@ -95,10 +96,8 @@ fn quantised<B: Backend>(
 ) -> (FloatTensor<B>, f32) {
     let ((dtype, shape), device) = (meta(&tensor), B::float_device(&tensor));
     let mut values = values::<B>(&tensor);
-    let own = peak(&values);
-    let known = history.map_or(0.0, |history| peak(&history[row * history.len() / 3..(row + 1) * history.len() / 3]));
-    let scale = format.scale(if known > 0.0 { known } else { own });
-    values.iter_mut().for_each(|x| *x = format.round(*x, scale) / scale);
+    let history = history.map_or(&[][..], |history| &history[row * history.len() / 3..(row + 1) * history.len() / 3]);
+    let own = round(&mut values, format, history);
     let flat = Tensor::<B, 1>::from_primitive(TensorPrimitive::Float(vector::<B>(values, &device)));
     (down(flat, dtype, shape), own)
 }

@@ -21,6 +21,7 @@
 //! Micikevicius et al., FP8 Formats for Deep Learning, 2022.
 
 pub mod cases;
+pub(crate) mod cpu;
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
 pub mod reference;
