@@ -78,12 +78,12 @@ ids = array.array("H")
 ids.frombytes(open(tokens, "rb").read())
 ids = torch.tensor(ids[: steps * batch * seq], dtype=torch.long).view(steps, batch, seq)
 groups = [{"params": [p for p in params.values() if p.dim() == dim], "weight_decay": decay} for dim, decay in ((2, 0.1), (1, 0.0))]
-opt = torch.optim.AdamW(groups, lr=6e-4, betas=(0.9, 0.95), eps=1e-8, fused=True)
+opt = torch.optim.AdamW(groups, lr=3e-4, betas=(0.9, 0.95), eps=1e-8, fused=True)
 warmup, losses = steps // 10, []
 compiled = torch.compile(forward)
 for step in range(steps):
     # Kept equal to the schedule of the trainer: linear warm-up, then a cosine down to a tenth.
-    lr = 6e-4 * (step + 1) / warmup if step < warmup else 6e-5 + 0.5 * (6e-4 - 6e-5) * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
+    lr = 3e-4 * (step + 1) / warmup if step < warmup else 3e-5 + 0.5 * (3e-4 - 3e-5) * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
     for group in opt.param_groups:
         group["lr"] = lr
     with torch.autocast("cuda", torch.bfloat16, enabled=mode != "f32"):

@@ -101,8 +101,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         max_steps: arguments.steps as u64,
         tokens_per_step: (arguments.batch * arguments.seq) as u64,
         tokens_per_micro_batch: (arguments.batch * arguments.seq) as u64,
-        lr: 6e-4,
-        min_lr: 6e-5,
+        lr: 3e-4,
+        min_lr: 3e-5,
         schedule: Schedule::Cosine,
         warmup_steps: arguments.steps as u64 / 10,
         ..base_config(&arguments.numerics)?
@@ -155,8 +155,8 @@ fn follow<B: LmBackend>(
     source: FileRows,
     device: &B::Device,
 ) -> Result<Log<'static>> {
-    let model = Decoder::<B>::load(&arguments.model, device)?;
-    let parts = Parts { optimizer: Optimizer::new(&model, config, device), model, device: device.clone() };
+    let (model, optimizer) = Optimizer::<B>::start(&arguments.model, config, device)?;
+    let parts = Parts { optimizer, model, device: device.clone() };
     let mut log = Log { steps: Vec::new(), before_last: &|| () };
     let mut around = Surroundings {
         eval: &EvalSet::default(),

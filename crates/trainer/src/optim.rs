@@ -5,16 +5,20 @@
 
 mod files;
 
+use std::path::Path;
+
 use burn::backend::Autodiff;
-use burn::tensor::{DType, Tensor, backend::Backend};
+use burn::tensor::{DType, Tensor, TensorData, backend::Backend};
+use kernels_cubecl::ops::adamw::master::split_all;
 use kernels_cubecl::{
     AdamW, Leaf, LmBackend, Master, Moments, PackedMoments, adamw_step, backward_into, sum_parts, sum_squares_into,
     sum_squares_parts,
 };
+use model_core::hf::LoadOptions;
 use model_core::{Decoder, NamedLeaf};
 
-use crate::TrainConfig;
 use crate::config::{Arithmetic, MasterKind, MomentsKind};
+use crate::{TrainConfig, TrainError};
 
 /// Mixed into the seed of a leaf's stochastic rounding with the leaf's number.
 const SEED_STRIDE: u32 = 0x9e37_79b9;
@@ -112,6 +116,40 @@ impl<B: LmBackend> Optimizer<B> {
     pub fn new(model: &Decoder<B>, config: &TrainConfig, device: &B::Device) -> Self {
         let state = |named: &NamedLeaf<B>| named.trainable.then(|| LeafState::new(&named.leaf, config, device));
         Self { states: model.leaves().iter().map(state).collect() }
+    }
+
+    /// The model of a folder with the state before the first step: a bf16 model keeps what its f32 weights lose.
+    ///
+    /// Without it every master weight would begin in the middle of the interval that rounds to its bf16 value, and no weight
+    /// would move before updates of half a unit have added up.
+    ///
+    /// # Errors
+    /// As [`Decoder::load`].
+    pub fn start(folder: &Path, config: &TrainConfig, device: &B::Device) -> Result<(Decoder<B>, Self), TrainError> {
+        let exact = config.precision != Arithmetic::F32 && config.master == MasterKind::Remainder;
+        if !exact {
+            let model = Decoder::load(folder, device)?;
+            let optimizer = Self::new(&model, config, device);
+            return Ok((model, optimizer));
+        }
+        let mut remainders = Vec::new();
+        let model = Decoder::load_by(folder, LoadOptions::default(), &mut |leaf, values| {
+            let (working, words) = split_all(&values);
+            let n = words.len();
+            remainders.push(Tensor::from_data(TensorData::new(words, [n]), (device, DType::I32)));
+            let data = TensorData::new(working, leaf.dims.clone());
+            match leaf.dims.len() {
+                1 => Leaf::Vector(Tensor::from_data(data, (device, DType::BF16))),
+                _ => Leaf::Matrix(Tensor::from_data(data, (device, DType::BF16))),
+            }
+        })?;
+        let mut optimizer = Self::new(&model, config, device);
+        for (state, remainder) in optimizer.states.iter_mut().zip(remainders) {
+            if let Some(state) = state {
+                state.master = Master::Remainder(remainder);
+            }
+        }
+        Ok((model, optimizer))
     }
 
     /// Bytes that [`Optimizer::save`] writes, names left out.

@@ -134,8 +134,14 @@ pub fn run_stage<B: LmBackend, C: Serialize>(
         let (parts, state) = match &latest {
             Some((path, _)) => load_parts(path, &plan.files, plan.model, plan.train, device.clone())?,
             None => {
-                let optimizer = Optimizer::new(&plan.model, plan.train, device);
-                (Parts { model: plan.model, optimizer, device: device.clone() }, TrainState::default())
+                let (model, optimizer) = match plan.files {
+                    ModelFiles::Full => Optimizer::start(&plan.model_dir, plan.train, device)?,
+                    ModelFiles::Adapter { .. } => {
+                        let optimizer = Optimizer::new(&plan.model, plan.train, device);
+                        (plan.model, optimizer)
+                    }
+                };
+                (Parts { model, optimizer, device: device.clone() }, TrainState::default())
             }
         };
         let stop = StopSignal::install().map_err(TrainError::io("listen for signals in", &dir))?;

@@ -30,6 +30,7 @@ const CODE: [Ban; 9] = [
         instead: CLOCK,
         allowed: &[
             ("crates/trainer/src/observe/", "the observers"),
+            ("crates/kernels-cubecl/src/cuda/profile.rs", "the time of each op in a profile"),
             ("crates/trainer/src/train.rs", "the duration of a step, handed to the observers"),
             ("xtask/src/launch.rs", "the wall time of a step in the table"),
             ("xtask/src/ci.rs", "the wall time of a check"),

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use kernels_cubecl::LmBackend;
+use kernels_cubecl::{Leaf, LmBackend};
 use serde_json::{Value, json};
 
 use super::config_json::{FloatType, pretty};
@@ -56,12 +56,24 @@ impl<B: LmBackend> Decoder<B> {
     /// # Errors
     /// [`ModelError`] naming the file and the key or tensor.
     pub fn load_with(dir: &Path, options: LoadOptions, device: &B::Device) -> Result<Self, ModelError> {
+        Self::load_by(dir, options, &mut |leaf, values| leaf_from_values(leaf, values, device))
+    }
+
+    /// As [`Decoder::load_with`], each leaf made of its f32 values by `make`, in the order of [`Decoder::leaves`].
+    ///
+    /// # Errors
+    /// [`ModelError`] naming the file and the key or tensor.
+    pub fn load_by(
+        dir: &Path,
+        options: LoadOptions,
+        make: &mut dyn FnMut(&LeafMap, Vec<f32>) -> Leaf<B>,
+    ) -> Result<Self, ModelError> {
         let config = read_config(dir)?;
         let map = leaf_map(&config);
         let weights = Weights::open(dir)?;
         weights.expect_exactly(&map)?;
         let leaves: Result<Vec<_>, ModelError> =
-            map.iter().map(|leaf| Ok(leaf_from_values(leaf, weights.read_leaf(leaf, options)?, device))).collect();
+            map.iter().map(|leaf| Ok(make(leaf, weights.read_leaf(leaf, options)?))).collect();
         Ok(Decoder::from_leaves(&config, leaves?))
     }
 
