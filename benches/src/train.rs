@@ -12,6 +12,7 @@ use model_core::hf::leaf_map;
 use model_core::{Decoder, ModelConfig, Rows};
 use serde::Serialize;
 use trainer::config::{Arithmetic, MasterKind, MomentsKind};
+use trainer::memory::{Head, MemoryPlan};
 use trainer::objective::NextToken;
 use trainer::observe::{EvalLog, Observe, StepLog};
 use trainer::optim::Optimizer;
@@ -83,6 +84,7 @@ struct Line {
     tflops: f64,
     mfu: f64,
     used_gib: Option<f64>,
+    planned_gib: f64,
     first_step_s: f64,
     losses: Vec<f64>,
     norms: Vec<f64>,
@@ -138,8 +140,8 @@ impl Observe for Log<'_> {
 struct NoSave;
 
 impl<B: LmBackend> Save<B> for NoSave {
-    fn save(&mut self, _: &Parts<B>, _: &TrainState) -> Result<Vec<String>, TrainError> {
-        Ok(Vec::new())
+    fn save(&mut self, _: &Parts<B>, _: &TrainState) -> Result<Option<Vec<String>>, TrainError> {
+        Ok(Some(Vec::new()))
     }
 }
 
@@ -298,7 +300,9 @@ fn measure<B: LmBackend>(
     if arguments.profile {
         print_profile();
     }
-    let used_gib = used().map(|bytes| bytes as f64 / f64::from(1u32 << 30));
+    let gib = |bytes: u64| bytes as f64 / f64::from(1u32 << 30);
+    let used_gib = used().map(gib);
+    let planned_gib = gib(MemoryPlan::new(&model_config, config, Head::CrossEntropy, None).total());
     let profiled = if arguments.profile { PROFILED as usize } else { 0 };
     let mut seconds: Vec<f64> = log.steps[WARMUP..log.steps.len() - profiled].iter().map(|step| step.seconds).collect();
     seconds.sort_by(f64::total_cmp);
@@ -321,6 +325,7 @@ fn measure<B: LmBackend>(
         tflops,
         mfu: tflops / H100_TFLOPS,
         used_gib,
+        planned_gib,
         first_step_s: log.steps[0].seconds,
         losses: log.steps.iter().map(|step| step.loss).collect(),
         norms: log.steps.iter().map(|step| step.grad_norm).collect(),

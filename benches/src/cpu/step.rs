@@ -46,8 +46,8 @@ impl Observe for Clock {
 struct NoSave;
 
 impl Save<Cpu> for NoSave {
-    fn save(&mut self, _: &Parts<Cpu>, _: &TrainState) -> Result<Vec<String>, TrainError> {
-        Ok(Vec::new())
+    fn save(&mut self, _: &Parts<Cpu>, _: &TrainState) -> Result<Option<Vec<String>>, TrainError> {
+        Ok(Some(Vec::new()))
     }
 }
 
