@@ -11,7 +11,7 @@ use kernels_cubecl::{Device, DeviceChoice, Leaf, LmBackend, on_device};
 use model_core::hf::leaf_map;
 use model_core::{Decoder, ModelConfig, Rows};
 use serde::Serialize;
-use trainer::config::{Arithmetic, MasterKind, MomentsKind};
+use trainer::config::{Arithmetic, MasterKind, MomentsKind, Recompute};
 use trainer::memory::{Head, MemoryPlan};
 use trainer::objective::NextToken;
 use trainer::observe::{EvalLog, Observe, StepLog};
@@ -58,9 +58,9 @@ pub(crate) struct Arguments {
     /// f32 or 8bit
     #[arg(long, default_value = "8bit")]
     moments: String,
-    /// Runs every block again in the backward pass
-    #[arg(long)]
-    recompute: bool,
+    /// Runs blocks again in the backward pass: all of them, or the first N
+    #[arg(long, value_name = "N", num_args = 0..=1)]
+    recompute: Option<Option<usize>>,
     /// Prints where the time of the last two steps went, op by op; the device waits between ops
     #[arg(long)]
     profile: bool,
@@ -78,7 +78,7 @@ struct Line {
     precision: String,
     master: String,
     moments: String,
-    recompute: bool,
+    recompute: Recompute,
     ms: f64,
     tok_s: f64,
     tflops: f64,
@@ -189,7 +189,11 @@ fn train_config(arguments: &Arguments) -> Result<TrainConfig> {
         save_every: 0,
         log_every: 1,
         keep_last: 1,
-        recompute: arguments.recompute,
+        recompute: match arguments.recompute {
+            Some(None) => Recompute::All(true),
+            Some(Some(n)) => Recompute::First(n),
+            None => Recompute::All(false),
+        },
         max_bad_steps: 3,
         peak_tflops: H100_TFLOPS,
         precision,
@@ -319,7 +323,7 @@ fn measure<B: LmBackend>(
         precision: arguments.precision.clone(),
         master: arguments.master.clone(),
         moments: arguments.moments.clone(),
-        recompute: arguments.recompute,
+        recompute: config.recompute,
         ms: 1e3 * median,
         tok_s,
         tflops,

@@ -46,7 +46,8 @@ struct Stage {
     tokens_per_step: u64,
     tokens_per_micro_batch: u64,
     seq_len: u64,
-    recompute: bool,
+    /// Blocks that run again in the backward pass.
+    recompute: u64,
     keep_last: u64,
     adapter_rank: Option<u64>,
     /// Bytes of a weight, an activation, a gradient.
@@ -130,7 +131,11 @@ fn stage(table: &Table) -> Result<Stage> {
         tokens_per_step: number(train, "tokens_per_step")?,
         tokens_per_micro_batch: number(train, "tokens_per_micro_batch")?,
         seq_len,
-        recompute: train.get("recompute").and_then(Value::as_bool).unwrap_or(false),
+        recompute: match train.get("recompute") {
+            Some(Value::Boolean(true)) => u64::MAX,
+            Some(Value::Integer(n)) => u64::try_from(*n).unwrap_or_default(),
+            _ => 0,
+        },
         keep_last: number(train, "keep_last")?,
         adapter_rank: adapter.map(|adapter| number(adapter, "r")).transpose()?,
         element: if half { HALF } else { FLOAT },
@@ -181,10 +186,10 @@ impl Model {
 
     /// Floats kept per token until the backward pass. With recompute a block keeps its input, and one block at a time
     /// is whole.
-    fn kept_floats(&self, recompute: bool) -> u64 {
+    fn kept_floats(&self, recompute: u64) -> u64 {
         let blocks = self.num_hidden_layers;
-        let kept =
-            if recompute { blocks * self.hidden_size + self.block_floats() } else { blocks * self.block_floats() };
+        let again = recompute.min(blocks);
+        let kept = again * self.hidden_size + (blocks - again).max(1) * self.block_floats();
         // The final norm's input and result, and the gradient that the head's op makes in its forward pass.
         kept + 3 * self.hidden_size
     }
@@ -217,7 +222,18 @@ fn describe(model: &Model, stage: &Stage) -> Result<String> {
         ("weights", mib(weights)),
         ("gradients", mib(gradients)),
         ("optimizer", mib(optimizer)),
-        ("activations", format!("{} (recompute {})", mib(activations), if stage.recompute { "on" } else { "off" })),
+        (
+            "activations",
+            format!(
+                "{} (recompute {})",
+                mib(activations),
+                match stage.recompute {
+                    0 => "off".to_owned(),
+                    n if n >= model.num_hidden_layers => "on".to_owned(),
+                    n => format!("of {n} blocks"),
+                }
+            ),
+        ),
         ("memory together", mib(weights + gradients + optimizer + activations)),
         ("disk", format!("{} in {} checkpoints", mib(checkpoint * (stage.keep_last + 1)), stage.keep_last + 1)),
     ];
@@ -286,13 +302,15 @@ recompute = true
     #[test]
     fn a_stage_is_read_and_described() {
         let stage = stage(&CONFIG.parse().unwrap()).unwrap();
-        assert_eq!((stage.seq_len, stage.steps, stage.recompute, stage.adapter_rank), (512, 20, true, None));
+        assert_eq!((stage.seq_len, stage.steps, stage.recompute, stage.adapter_rank), (512, 20, u64::MAX, None));
         let text = describe(&SEVEN_B, &stage).unwrap();
         for want in ["6,083,055,616", "81,920 (4,096 per step)", "23,206 MiB", "recompute on", "3 checkpoints"] {
             assert!(text.contains(want), "{want} in\n{text}");
         }
-        let off = describe(&SEVEN_B, &Stage { recompute: false, ..stage.clone() }).unwrap();
+        let off = describe(&SEVEN_B, &Stage { recompute: 0, ..stage.clone() }).unwrap();
         assert_ne!(off, text);
+        let some = describe(&SEVEN_B, &Stage { recompute: 8, ..stage.clone() }).unwrap();
+        assert!(some.contains("recompute of 8 blocks"), "{some}");
         let adapter = describe(&SEVEN_B, &Stage { adapter_rank: Some(8), ..stage }).unwrap();
         assert!(
             adapter.contains(&format!("trainable             {}", grouped(SEVEN_B.adapter_parameters(8)))),

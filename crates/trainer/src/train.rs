@@ -282,12 +282,13 @@ fn forward_backward<B: LmBackend>(
 ) -> Result<Pass<B>, TrainError> {
     let mut frame = parts.model.clone();
     frame.set_fp8(config.precision.fp8());
+    let again = config.recompute.blocks(frame.blocks.len());
     let mut gradients = GradientSum::new(frame.leaves().len());
     let mut losses = Vec::with_capacity(batches.len());
     for (i, batch) in batches.iter().enumerate() {
         frame.set_dropout_seed(Some(dropout_seed(config.seed, state.step, i as u64)));
         let model = frame.to_autodiff();
-        let loss = objective.loss(&model, batch, config.recompute, &parts.device)?;
+        let loss = objective.loss(&model, batch, again, &parts.device)?;
         losses.push(MicroLoss { sum: loss.sum.clone().inner(), values: loss.values, metrics: loss.metrics });
         gradients.add(&model, loss.sum);
     }

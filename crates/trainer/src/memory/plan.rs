@@ -64,7 +64,7 @@ impl MemoryPlan {
             element,
             fp8: train.precision == Arithmetic::Fp8,
             tokens: train.tokens_per_micro_batch,
-            recomputed: if train.recompute { model.n_layers as u64 } else { 0 },
+            recomputed: train.recompute.blocks(model.n_layers) as u64,
             accumulate: train.tokens_per_step > train.tokens_per_micro_batch,
             head,
             adapter,
@@ -138,7 +138,7 @@ fn cheaper(train: &TrainConfig) -> Vec<(String, TrainConfig)> {
     vec![
         ("precision = \"bf16\"".to_owned(), TrainConfig { precision: Arithmetic::Bf16, ..train.clone() }),
         ("moments = \"8bit\"".to_owned(), TrainConfig { moments: MomentsKind::Packed, ..train.clone() }),
-        ("recompute = true".to_owned(), TrainConfig { recompute: true, ..train.clone() }),
+        ("recompute = true".to_owned(), TrainConfig { recompute: true.into(), ..train.clone() }),
         (
             format!("tokens_per_micro_batch = {half}"),
             TrainConfig { tokens_per_micro_batch: half.max(1), ..train.clone() },
@@ -183,6 +183,7 @@ impl fmt::Display for MemoryPlan {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Recompute;
     use crate::tests::tiny;
 
     const CASES: [(&str, Arithmetic, MomentsKind, u64, f64); 9] = {
@@ -280,10 +281,16 @@ mod tests {
     fn recomputing_keeps_the_inputs_of_the_blocks() {
         let model = ModelConfig::preset("7b").unwrap();
         let train = settings(Arithmetic::Bf16, MomentsKind::Packed, 4);
-        let (kept, again) = (plan(&model, &train), plan(&model, &TrainConfig { recompute: true, ..train.clone() }));
+        let (kept, again) =
+            (plan(&model, &train), plan(&model, &TrainConfig { recompute: true.into(), ..train.clone() }));
         let stream = 4096 * 4096 * 2;
         assert!(again.activations < kept.activations / 8, "{again}");
         assert!(again.activations > 32 * stream, "{again}");
         assert!(again.total() < kept.total());
+        // Block by block the kept activations shrink; the last one has to be whole once more in any case.
+        let first = |n| plan(&model, &TrainConfig { recompute: Recompute::First(n), ..train.clone() });
+        assert_eq!((first(0), first(32), first(99)), (kept, again, again));
+        let activations: Vec<u64> = (0..=32).map(|n| first(n).activations).collect();
+        assert!(activations.windows(2).all(|pair| pair[1] < pair[0]), "{activations:?}");
     }
 }

@@ -187,7 +187,7 @@ impl Objective<Cpu> for Scripted {
         &self,
         model: &Decoder<Autodiff<Cpu>>,
         batch: &MicroBatch,
-        recompute: bool,
+        recompute: usize,
         device: &<Cpu as BackendTypes>::Device,
     ) -> Result<LossSum<Cpu>, TrainError> {
         TRAINED.loss(model, batch, recompute, device)

@@ -99,7 +99,7 @@ pub(crate) fn config(max_steps: u64) -> TrainConfig {
         save_every: 0,
         log_every: 1,
         keep_last: 2,
-        recompute: false,
+        recompute: false.into(),
         max_bad_steps: 3,
         peak_tflops: 0.0,
         precision: Arithmetic::F32,
