@@ -83,8 +83,7 @@ fn evaluation_agrees_with_the_training_loss() {
     let objective = NextToken { z_loss: 0.0 };
     let (model, device) = (model(), Default::default());
     let batch: MicroBatch = batch(&rows(6, 3));
-    let loss =
-        Objective::<kernels_cubecl::Cpu>::loss(&objective, &model.to_autodiff(), &batch, 0, &device).unwrap();
+    let loss = Objective::<kernels_cubecl::Cpu>::loss(&objective, &model.to_autodiff(), &batch, 0, &device).unwrap();
     let sum = f64::from(loss.sum.inner().into_data().to_vec::<f32>().unwrap()[0]);
     let evaluated = objective.evaluate(&model, &batch, &device).unwrap();
     assert_eq!(evaluated[0].name, "nll");
