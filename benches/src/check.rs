@@ -67,6 +67,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
                     let mut rows = rows::<kernels_cubecl::Cuda>(arguments, "f32", &device);
                     if arguments.ops.is_empty() {
                         rows.push(fault(&device));
+                        rows.push(out_of_memory(&device));
                     }
                     rows
                 }
@@ -178,6 +179,29 @@ fn fault(device: &kernels_cubecl::cuda::CudaDevice) -> Row {
     };
     let worst = (0.0, String::new());
     Row { op: "device fault", precision: "", checks: 1, misses, worst, global: 0.0, repeatable: true }
+}
+
+/// Bytes that no device has.
+#[cfg(feature = "cuda")]
+const TOO_MANY_BYTES: u64 = 1 << 44;
+
+/// A buffer that the device has no room for must come back as the error that says so, with its size.
+#[cfg(feature = "cuda")]
+fn out_of_memory(device: &kernels_cubecl::cuda::CudaDevice) -> Row {
+    use burn::tensor::{Tensor, backend::Backend};
+    use kernels_cubecl::{Cuda, KernelError};
+    let result = kernels_cubecl::cuda::guarded(|| {
+        let too_large = Tensor::<Cuda, 1>::empty([TOO_MANY_BYTES as usize / 4], device);
+        let synced = Cuda::sync(device);
+        drop(too_large);
+        synced
+    });
+    let misses = match result {
+        Err(KernelError::OutOfMemory { bytes: Some(TOO_MANY_BYTES), .. }) => Vec::new(),
+        other => vec![format!("a lack of memory was not reported as one: {other:?}")],
+    };
+    let worst = (0.0, String::new());
+    Row { op: "out of memory", precision: "", checks: 1, misses, worst, global: 0.0, repeatable: true }
 }
 
 /// Prints the table, then every miss.

@@ -11,6 +11,8 @@ use kernels_cubecl::{Device, DeviceChoice, Leaf, LmBackend, on_device};
 use model_core::hf::leaf_map;
 use model_core::{Decoder, ModelConfig, Rows};
 use serde::Serialize;
+use trainer::config::Recompute;
+use trainer::memory::{Head, MemoryPlan};
 use trainer::objective::NextToken;
 use trainer::observe::{EvalLog, Observe, StepLog};
 use trainer::optim::Optimizer;
@@ -49,9 +51,9 @@ pub(crate) struct Arguments {
     steps: usize,
     #[command(flatten)]
     numerics: Numerics,
-    /// Runs every block again in the backward pass
-    #[arg(long)]
-    recompute: bool,
+    /// Runs blocks again in the backward pass: all of them, or the first N
+    #[arg(long, value_name = "N", num_args = 0..=1)]
+    recompute: Option<Option<usize>>,
     /// Prints where the time of the last two steps went, op by op; the device waits between ops
     #[arg(long)]
     profile: bool,
@@ -83,12 +85,13 @@ struct Line {
     precision: String,
     master: String,
     moments: String,
-    recompute: bool,
+    recompute: Recompute,
     ms: f64,
     tok_s: f64,
     tflops: f64,
     mfu: f64,
     used_gib: Option<f64>,
+    planned_gib: f64,
     first_step_s: f64,
     losses: Vec<f64>,
     norms: Vec<f64>,
@@ -144,8 +147,8 @@ impl Observe for Log<'_> {
 pub(crate) struct NoSave;
 
 impl<B: LmBackend> Save<B> for NoSave {
-    fn save(&mut self, _: &Parts<B>, _: &TrainState) -> Result<Vec<String>, TrainError> {
-        Ok(Vec::new())
+    fn save(&mut self, _: &Parts<B>, _: &TrainState) -> Result<Option<Vec<String>>, TrainError> {
+        Ok(Some(Vec::new()))
     }
 }
 
@@ -171,7 +174,11 @@ fn train_config(arguments: &Arguments) -> Result<TrainConfig> {
         max_steps: arguments.steps as u64,
         tokens_per_step: tokens * arguments.micro_batches as u64,
         tokens_per_micro_batch: tokens,
-        recompute: arguments.recompute,
+        recompute: match arguments.recompute {
+            Some(None) => Recompute::All(true),
+            Some(Some(n)) => Recompute::First(n),
+            None => Recompute::All(false),
+        },
         ..base_config(&arguments.numerics)?
     })
 }
@@ -201,7 +208,7 @@ pub(crate) fn base_config(numerics: &Numerics) -> Result<TrainConfig> {
         save_every: 0,
         log_every: 1,
         keep_last: 1,
-        recompute: false,
+        recompute: Recompute::All(false),
         max_bad_steps: 3,
         peak_tflops: H100_TFLOPS,
         precision: serde_json::from_value(word(precision)).with_context(|| unknown("precision", precision))?,
@@ -312,7 +319,9 @@ fn measure<B: LmBackend>(
     if arguments.profile {
         print_profile();
     }
-    let used_gib = used().map(|bytes| bytes as f64 / f64::from(1u32 << 30));
+    let gib = |bytes: u64| bytes as f64 / f64::from(1u32 << 30);
+    let used_gib = used().map(gib);
+    let planned_gib = gib(MemoryPlan::new(&model_config, config, Head::CrossEntropy, None).total());
     let profiled = if arguments.profile { PROFILED as usize } else { 0 };
     let mut seconds: Vec<f64> = log.steps[WARMUP..log.steps.len() - profiled].iter().map(|step| step.seconds).collect();
     seconds.sort_by(f64::total_cmp);
@@ -329,12 +338,13 @@ fn measure<B: LmBackend>(
         precision: arguments.numerics.precision.clone(),
         master: arguments.numerics.master.clone(),
         moments: arguments.numerics.moments.clone(),
-        recompute: arguments.recompute,
+        recompute: config.recompute,
         ms: 1e3 * median,
         tok_s,
         tflops,
         mfu: tflops / H100_TFLOPS,
         used_gib,
+        planned_gib,
         first_step_s: log.steps[0].seconds,
         losses: log.steps.iter().map(|step| step.loss).collect(),
         norms: log.steps.iter().map(|step| step.grad_norm).collect(),

@@ -1,16 +1,19 @@
 //! `cargo xtask plan`: parameters, tokens, arithmetic, memory and disk of a stage, before anything is allocated.
 //!
 //! Reads a stage's configuration and the model's `config.json`; needs no weights. Counts of parameters and tokens are
-//! exact, memory is an estimate of what the loop holds at once:
+//! exact. What a device needs the stage's own program says, where it lies beside this one: it replays a step. Otherwise
+//! memory is an estimate of what the loop holds at once:
 //!
 //! ```text
-//! weights            4 bytes per parameter (f32)
-//! gradients          4 bytes per trainable parameter
-//! optimizer          8 bytes per trainable parameter (two moments)
-//! activations        tokens of a micro-batch x floats kept per token, see `kept_floats`
+//! weights            4 bytes per parameter in f32, 2 in bf16 and fp8
+//! remainder          2 bytes per trainable parameter where bf16 weights have one
+//! gradients          as weights, per trainable parameter
+//! optimizer          8 bytes per trainable parameter (two moments), or 2 in 8 bits
+//! activations        tokens of a micro-batch x numbers kept per token, see `kept_floats`
 //! ```
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use toml::{Table, Value};
@@ -18,10 +21,9 @@ use toml::{Table, Value};
 use crate::args::Args;
 use crate::workspace;
 
-/// Bytes of an f32.
+/// Bytes of an f32 and of a bf16.
 const FLOAT: u64 = 4;
-/// Moments of AdamW.
-const MOMENTS: u64 = 2;
+const HALF: u64 = 2;
 
 /// The dimensions of a dense model, from `config.json`.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Deserialize)]
@@ -44,9 +46,14 @@ struct Stage {
     tokens_per_step: u64,
     tokens_per_micro_batch: u64,
     seq_len: u64,
-    recompute: bool,
+    /// Blocks that run again in the backward pass.
+    recompute: u64,
     keep_last: u64,
     adapter_rank: Option<u64>,
+    /// Bytes of a weight, an activation, a gradient.
+    element: u64,
+    /// Bytes of the optimizer's state per trainable parameter: moments and remainder.
+    state: u64,
 }
 
 /// Runs the command.
@@ -61,10 +68,38 @@ pub(crate) fn command(mut args: Args) -> Result<()> {
     let named = table.get("model").and_then(Value::as_str).map(str::to_owned);
     let model = model.or(named).context("the configuration names no model; give --model DIR")?;
     let stage = stage(&table).with_context(|| format!("cannot plan {config}"))?;
-    let model = read_model(&root.join(&model)).with_context(|| {
-        format!("cannot read the model {model}; make it with `model-core init`, or give another with --model DIR")
+    let path = model;
+    let model = read_model(&root.join(&path)).with_context(|| {
+        format!("cannot read the model {path}; make it with `model-core init`, or give another with --model DIR")
     })?;
     print!("{}", describe(&model, &stage)?);
+    let program = std::env::current_exe().ok().and_then(|own| Some(own.parent()?.join(program(&table))));
+    // The program reads models from folders.
+    match program.filter(|program| program.is_file() && root.join(&path).is_dir()) {
+        Some(program) => show_device_plan(&program, &root, &config, &path),
+        None => Ok(()),
+    }
+}
+
+/// The stage program that a configuration is for, told by the keys that only its stage has.
+fn program(table: &Table) -> &'static str {
+    match () {
+        () if table.contains_key("phase") => "stage-pretrain",
+        () if table.contains_key("adapter") => "stage-lora",
+        () if table.contains_key("beta") => "stage-dpo",
+        () => "stage-sft",
+    }
+}
+
+/// Has the stage's program print what a device needs.
+fn show_device_plan(program: &Path, root: &Path, config: &str, model: &str) -> Result<()> {
+    let mut command = Command::new(program);
+    command
+        .args(["--plan", "--config", config, "--set"])
+        .arg(format!("model={}", Value::from(model)))
+        .current_dir(root);
+    let status = command.status().with_context(|| format!("cannot start {}", program.display()))?;
+    ensure!(status.success(), "{} --plan failed; its message is above", program.display());
     Ok(())
 }
 
@@ -87,14 +122,24 @@ fn stage(table: &Table) -> Result<Stage> {
         None => number(table, "seq_len")?,
     };
     let adapter = table.get("adapter").and_then(Value::as_table);
+    let word = |key: &str| train.get(key).and_then(Value::as_str).unwrap_or_default();
+    let half = matches!(word("precision"), "bf16" | "fp8");
+    let moments = if word("moments") == "8bit" { 2 } else { 2 * FLOAT };
+    let remainder = if half && word("master") != "stochastic" { HALF } else { 0 };
     Ok(Stage {
         steps: number(train, "max_steps")?,
         tokens_per_step: number(train, "tokens_per_step")?,
         tokens_per_micro_batch: number(train, "tokens_per_micro_batch")?,
         seq_len,
-        recompute: train.get("recompute").and_then(Value::as_bool).unwrap_or(false),
+        recompute: match train.get("recompute") {
+            Some(Value::Boolean(true)) => u64::MAX,
+            Some(Value::Integer(n)) => u64::try_from(*n).unwrap_or_default(),
+            _ => 0,
+        },
         keep_last: number(train, "keep_last")?,
         adapter_rank: adapter.map(|adapter| number(adapter, "r")).transpose()?,
+        element: if half { HALF } else { FLOAT },
+        state: moments + remainder,
     })
 }
 
@@ -141,10 +186,10 @@ impl Model {
 
     /// Floats kept per token until the backward pass. With recompute a block keeps its input, and one block at a time
     /// is whole.
-    fn kept_floats(&self, recompute: bool) -> u64 {
+    fn kept_floats(&self, recompute: u64) -> u64 {
         let blocks = self.num_hidden_layers;
-        let kept =
-            if recompute { blocks * self.hidden_size + self.block_floats() } else { blocks * self.block_floats() };
+        let again = recompute.min(blocks);
+        let kept = again * self.hidden_size + (blocks - again).max(1) * self.block_floats();
         // The final norm's input and result, and the gradient that the head's op makes in its forward pass.
         kept + 3 * self.hidden_size
     }
@@ -163,10 +208,10 @@ fn describe(model: &Model, stage: &Stage) -> Result<String> {
     let all = parameters + stage.adapter_rank.map_or(0, |_| trainable);
     let tokens = stage.steps * stage.tokens_per_step;
     let flops = tokens as f64 * model.flops_per_token(stage.seq_len) as f64;
-    let (weights, gradients) = (FLOAT * all, FLOAT * trainable);
-    let moments = FLOAT * MOMENTS * trainable;
-    let activations = FLOAT * stage.tokens_per_micro_batch * model.kept_floats(stage.recompute);
-    let checkpoint = FLOAT * (if stage.adapter_rank.is_some() { trainable } else { parameters }) + moments;
+    let (weights, gradients) = (stage.element * all, stage.element * trainable);
+    let optimizer = stage.state * trainable;
+    let activations = stage.element * stage.tokens_per_micro_batch * model.kept_floats(stage.recompute);
+    let checkpoint = stage.element * (if stage.adapter_rank.is_some() { trainable } else { parameters }) + optimizer;
     let rows = [
         ("parameters", grouped(parameters)),
         ("trainable", grouped(trainable)),
@@ -176,9 +221,20 @@ fn describe(model: &Model, stage: &Stage) -> Result<String> {
         ("arithmetic", format!("{flops:.2e} floating-point operations")),
         ("weights", mib(weights)),
         ("gradients", mib(gradients)),
-        ("optimizer", mib(moments)),
-        ("activations", format!("{} (recompute {})", mib(activations), if stage.recompute { "on" } else { "off" })),
-        ("memory together", mib(weights + gradients + moments + activations)),
+        ("optimizer", mib(optimizer)),
+        (
+            "activations",
+            format!(
+                "{} (recompute {})",
+                mib(activations),
+                match stage.recompute {
+                    0 => "off".to_owned(),
+                    n if n >= model.num_hidden_layers => "on".to_owned(),
+                    n => format!("of {n} blocks"),
+                }
+            ),
+        ),
+        ("memory together", mib(weights + gradients + optimizer + activations)),
         ("disk", format!("{} in {} checkpoints", mib(checkpoint * (stage.keep_last + 1)), stage.keep_last + 1)),
     ];
     Ok(rows.iter().map(|(name, value)| format!("{name:<22}{value}\n")).collect())
@@ -246,18 +302,36 @@ recompute = true
     #[test]
     fn a_stage_is_read_and_described() {
         let stage = stage(&CONFIG.parse().unwrap()).unwrap();
-        assert_eq!((stage.seq_len, stage.steps, stage.recompute, stage.adapter_rank), (512, 20, true, None));
+        assert_eq!((stage.seq_len, stage.steps, stage.recompute, stage.adapter_rank), (512, 20, u64::MAX, None));
         let text = describe(&SEVEN_B, &stage).unwrap();
         for want in ["6,083,055,616", "81,920 (4,096 per step)", "23,206 MiB", "recompute on", "3 checkpoints"] {
             assert!(text.contains(want), "{want} in\n{text}");
         }
-        let off = describe(&SEVEN_B, &Stage { recompute: false, ..stage.clone() }).unwrap();
+        let off = describe(&SEVEN_B, &Stage { recompute: 0, ..stage.clone() }).unwrap();
         assert_ne!(off, text);
+        let some = describe(&SEVEN_B, &Stage { recompute: 8, ..stage.clone() }).unwrap();
+        assert!(some.contains("recompute of 8 blocks"), "{some}");
         let adapter = describe(&SEVEN_B, &Stage { adapter_rank: Some(8), ..stage }).unwrap();
         assert!(
             adapter.contains(&format!("trainable             {}", grouped(SEVEN_B.adapter_parameters(8)))),
             "{adapter}"
         );
+    }
+
+    #[test]
+    fn the_arithmetic_decides_the_bytes() {
+        let bytes = |more: &str| {
+            let stage = stage(&format!("{CONFIG}{more}").parse().unwrap()).unwrap();
+            (stage.element, stage.state)
+        };
+        assert_eq!(bytes(""), (4, 8));
+        assert_eq!(bytes("precision = 'bf16'"), (2, 10));
+        assert_eq!(bytes("precision = 'fp8'\nmoments = '8bit'"), (2, 4));
+        assert_eq!(bytes("precision = 'bf16'\nmaster = 'stochastic'\nmoments = '8bit'"), (2, 2));
+        assert_eq!(program(&CONFIG.parse().unwrap()), "stage-pretrain");
+        assert_eq!(program(&"beta = 0.1".parse().unwrap()), "stage-dpo");
+        assert_eq!(program(&"seq_len = 1\n[adapter]".parse().unwrap()), "stage-lora");
+        assert_eq!(program(&"seq_len = 1".parse().unwrap()), "stage-sft");
     }
 
     #[test]

@@ -46,8 +46,8 @@ impl Observe for Clock {
 struct NoSave;
 
 impl Save<Cpu> for NoSave {
-    fn save(&mut self, _: &Parts<Cpu>, _: &TrainState) -> Result<Vec<String>, TrainError> {
-        Ok(Vec::new())
+    fn save(&mut self, _: &Parts<Cpu>, _: &TrainState) -> Result<Option<Vec<String>>, TrainError> {
+        Ok(Some(Vec::new()))
     }
 }
 
@@ -128,7 +128,8 @@ fn split(plan: Plan, demo: &Demo, rows: &[TokenRow], table: &mut Table) -> Resul
         let units: f64 = batches.iter().map(|batch| Objective::<Cpu>::units(&objective, batch)).sum();
         let started = Instant::now();
         let tracked = model.to_autodiff();
-        let loss = objective.loss(&tracked, &batches[0], config.recompute, &Default::default())?;
+        let loss =
+            objective.loss(&tracked, &batches[0], config.recompute.blocks(model.blocks.len()), &Default::default())?;
         let forward = started.elapsed();
         let mut gradients = GradientSum::new(model.leaves().len());
         gradients.add(&tracked, loss.sum);

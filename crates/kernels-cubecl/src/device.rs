@@ -44,7 +44,32 @@ pub enum Precision {
     Bf16,
 }
 
+/// Memory of a device in bytes, as the driver counts it: all processes, pools and libraries included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceMemory {
+    /// Not in use.
+    pub free: u64,
+    /// There is.
+    pub total: u64,
+}
+
+/// As `cuda::keep_exact_sizes`: devices that are used from now on keep every buffer for the next one of exactly its size. A
+/// build without CUDA has no such devices.
+pub fn keep_exact_sizes() {
+    #[cfg(feature = "cuda")]
+    crate::cuda::keep_exact_sizes();
+}
+
 impl Device {
+    /// The device's own memory; `None` for the CPU, or where the driver does not answer.
+    pub fn memory(&self) -> Option<DeviceMemory> {
+        match self {
+            Self::Cpu(_) => None,
+            #[cfg(feature = "cuda")]
+            Self::Cuda(device) | Self::CudaBf16(device) => crate::cuda::device_memory(device.index),
+        }
+    }
+
     /// The same device with another element type.
     ///
     /// # Errors

@@ -41,6 +41,17 @@ pub enum KernelError {
         /// What went wrong, and where.
         message: String,
     },
+    /// The device has no memory left for an op.
+    #[error(
+        "{op} on CUDA: the device is out of memory{}; results since then are garbage, resume from the last checkpoint with recompute = true, 8-bit moments or a smaller micro-batch",
+        asked(*bytes)
+    )]
+    OutOfMemory {
+        /// The op, or the last one that was called.
+        op: String,
+        /// How much was asked for, where the message says it.
+        bytes: Option<u64>,
+    },
     /// A target token that the head does not have.
     #[error(
         "{op}: target of row {row} must be below the vocabulary size {vocab_size} or -100, got {target}; check the labels against the tokenizer"
@@ -66,7 +77,12 @@ impl KernelError {
             | Self::NoBf16
             | Self::TwoPrecisions(_)
             | Self::CudaMissing { .. }
-            | Self::DeviceFault { .. } => 4,
+            | Self::DeviceFault { .. }
+            | Self::OutOfMemory { .. } => 4,
         }
     }
+}
+
+fn asked(bytes: Option<u64>) -> String {
+    bytes.map_or_else(String::new, |bytes| format!(", {bytes} bytes were asked for"))
 }

@@ -36,7 +36,7 @@ pub use autodiff::{Block, Gradients, backward_into, recompute};
 pub use backend::{CrossEntropyParts, LmBackend, Rotation, StatsParts, Tracked};
 #[cfg(feature = "cuda")]
 pub use cuda::{Cuda, CudaBf16};
-pub use device::{Cpu, Device, DeviceChoice, Precision};
+pub use device::{Cpu, Device, DeviceChoice, DeviceMemory, Precision, keep_exact_sizes};
 pub use error::KernelError;
 pub use fp8::{Fp8, Fp8Gradients, Fp8Saved};
 pub use functions::{

@@ -38,7 +38,7 @@ impl<B: LmBackend> Decoder<B> {
     /// `[b, t, d_model]`.
     pub fn hidden(&self, input: &Input<B>, recompute: bool) -> Tensor<B, 3> {
         if recompute {
-            return self.hidden_recomputed(input);
+            return self.hidden_recomputed(input, self.blocks.len());
         }
         self.hidden_with(input.ids_bt.clone(), |_, attention, x| attend(attention, x, input))
     }
@@ -56,10 +56,13 @@ impl<B: LmBackend> Decoder<B> {
         flow.normalise(&self.final_norm).1
     }
 
-    /// Between recomputed blocks the stream is one tensor, so that one tensor per block is all that is kept.
-    fn hidden_recomputed(&self, input: &Input<B>) -> Tensor<B, 3> {
+    /// As [`Decoder::hidden`], with the first `n_again` blocks recomputed and the activations of the others kept.
+    ///
+    /// Between recomputed blocks the stream is one tensor, so that one tensor per block is all that is kept of them.
+    pub fn hidden_recomputed(&self, input: &Input<B>, n_again: usize) -> Tensor<B, 3> {
+        let (again, kept) = self.blocks.split_at(n_again.min(self.blocks.len()));
         let mut x = embedding(self.embedding.clone(), input.ids_bt.clone());
-        for block in &self.blocks {
+        for block in again {
             let mut named = Vec::new();
             block.collect("", &mut named);
             let leaves: Vec<Leaf<B>> = named.into_iter().map(|n| n.leaf).collect();
@@ -71,7 +74,8 @@ impl<B: LmBackend> Decoder<B> {
             };
             x = recompute(x, leaves, Arc::new(run));
         }
-        self.final_norm.forward(x)
+        let forward = |flow, block: &Block<B>| block.forward(flow, |attention, x| attend(attention, x, input));
+        kept.iter().fold(Flow::start(x), forward).normalise(&self.final_norm).1
     }
 
     /// Weight of the output head, `[vocab_size, d_model]`; the embedding when tied.

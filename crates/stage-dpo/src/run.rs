@@ -9,6 +9,7 @@ use trainer::batch::check_vocab;
 use trainer::checkpoint::ModelFiles;
 use trainer::config::Arithmetic;
 use trainer::lineage::Input;
+use trainer::memory::{Head, Workload};
 use trainer::run::{StagePlan, enter_gate, run_stage};
 use trainer::stage::Stage;
 use trainer::{EvalSet, MicroBatch, Outcome, StageArgs, TrainError};
@@ -31,6 +32,15 @@ impl Stage for Dpo {
 
     fn arithmetic(config: &DpoConfig) -> Arithmetic {
         config.train.precision
+    }
+
+    fn workload(config: &DpoConfig) -> Option<Workload> {
+        Some(Workload {
+            model_dir: config.model.clone(),
+            train: config.train.clone(),
+            head: Head::Logprobs,
+            adapter: None,
+        })
     }
 
     fn run<B: LmBackend>(config: DpoConfig, args: &StageArgs, device: &B::Device) -> Result<Outcome, TrainError> {

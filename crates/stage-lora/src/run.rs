@@ -11,6 +11,7 @@ use trainer::batch::check_vocab;
 use trainer::checkpoint::ModelFiles;
 use trainer::config::Arithmetic;
 use trainer::lineage::Input;
+use trainer::memory::{AdapterShape, Head, Workload};
 use trainer::objective::NextToken;
 use trainer::run::{StagePlan, publish_folder, run_stage, tokenizer_hash};
 use trainer::stage::Stage;
@@ -37,6 +38,15 @@ impl Stage for LoraStage {
 
     fn arithmetic(config: &LoraStageConfig) -> Arithmetic {
         config.train.precision
+    }
+
+    fn workload(config: &LoraStageConfig) -> Option<Workload> {
+        Some(Workload {
+            model_dir: config.model.clone(),
+            train: config.train.clone(),
+            head: Head::CrossEntropy,
+            adapter: Some(AdapterShape { rank: config.adapter.r as u64, dropout: config.adapter.dropout > 0.0 }),
+        })
     }
 
     fn run<B: LmBackend>(config: LoraStageConfig, args: &StageArgs, device: &B::Device) -> Result<Outcome, TrainError> {

@@ -11,6 +11,7 @@ use trainer::batch::{PhaseRows, RowSource, check_vocab};
 use trainer::checkpoint::ModelFiles;
 use trainer::config::Arithmetic;
 use trainer::lineage::Input;
+use trainer::memory::{Head, Workload};
 use trainer::objective::NextToken;
 use trainer::run::{StagePlan, run_stage, tokenizer_hash};
 use trainer::stage::Stage;
@@ -32,6 +33,15 @@ impl Stage for Pretrain {
 
     fn arithmetic(config: &PretrainConfig) -> Arithmetic {
         config.train.precision
+    }
+
+    fn workload(config: &PretrainConfig) -> Option<Workload> {
+        Some(Workload {
+            model_dir: config.model.clone(),
+            train: config.train.clone(),
+            head: Head::CrossEntropy,
+            adapter: None,
+        })
     }
 
     fn run<B: LmBackend>(config: PretrainConfig, args: &StageArgs, device: &B::Device) -> Result<Outcome, TrainError> {

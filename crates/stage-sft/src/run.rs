@@ -9,6 +9,7 @@ use trainer::batch::{PhaseRows, RowSource, check_vocab};
 use trainer::checkpoint::ModelFiles;
 use trainer::config::Arithmetic;
 use trainer::lineage::Input;
+use trainer::memory::{Head, Workload};
 use trainer::objective::NextToken;
 use trainer::render::ChatRows;
 use trainer::run::{StagePlan, run_stage};
@@ -31,6 +32,15 @@ impl Stage for Sft {
 
     fn arithmetic(config: &SftConfig) -> Arithmetic {
         config.train.precision
+    }
+
+    fn workload(config: &SftConfig) -> Option<Workload> {
+        Some(Workload {
+            model_dir: config.model.clone(),
+            train: config.train.clone(),
+            head: Head::CrossEntropy,
+            adapter: None,
+        })
     }
 
     fn run<B: LmBackend>(config: SftConfig, args: &StageArgs, device: &B::Device) -> Result<Outcome, TrainError> {

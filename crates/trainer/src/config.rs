@@ -62,8 +62,8 @@ pub struct TrainConfig {
     pub log_every: u64,
     /// Checkpoints kept besides the best one.
     pub keep_last: usize,
-    /// Run every block again in the backward pass instead of keeping its activations.
-    pub recompute: bool,
+    /// Run blocks again in the backward pass instead of keeping their activations: all, none, or the first ones.
+    pub recompute: Recompute,
     /// Skipped steps in a row before the run stops.
     pub max_bad_steps: u64,
     /// Peak arithmetic of the device in TFLOP/s, for MFU; 0 leaves MFU out.
@@ -77,6 +77,33 @@ pub struct TrainConfig {
     /// How the optimizer stores its moments.
     #[serde(default)]
     pub moments: MomentsKind,
+}
+
+/// Which blocks run again in the backward pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "true, false or a number of blocks")]
+pub enum Recompute {
+    /// All or none.
+    All(bool),
+    /// So many, counted from the first; more than there are is all.
+    First(usize),
+}
+
+impl Recompute {
+    /// How many of `n_layers` blocks.
+    pub fn blocks(self, n_layers: usize) -> usize {
+        match self {
+            Self::All(true) => n_layers,
+            Self::All(false) => 0,
+            Self::First(n) => n.min(n_layers),
+        }
+    }
+}
+
+impl From<bool> for Recompute {
+    fn from(all: bool) -> Self {
+        Self::All(all)
+    }
 }
 
 /// Arithmetic of a run.

@@ -40,6 +40,19 @@ pub enum TrainError {
         /// Bytes free.
         free: u64,
     },
+    /// The device has too little memory for the run.
+    #[error(
+        "the run needs about {needed} bytes of device memory, {free} are free; {advice}\n{plan}",
+        needed = plan.total()
+    )]
+    NoDeviceMemory {
+        /// What needs how much.
+        plan: Box<crate::memory::MemoryPlan>,
+        /// Bytes free.
+        free: u64,
+        /// What to change, and what the run would need then.
+        advice: String,
+    },
     /// The folder has checkpoints, but the run was not asked to resume.
     #[error("{path} already holds a run; pass --resume to continue it, or choose another folder", path = path.display())]
     RunExists {
@@ -165,7 +178,7 @@ impl TrainError {
         match self {
             Self::Gate(_) => 1,
             Self::NotFinite { .. } | Self::SaveFailed { .. } => 3,
-            Self::NoSpace { .. } => 4,
+            Self::NoSpace { .. } | Self::NoDeviceMemory { .. } => 4,
             Self::Kernel(error) => error.exit_code(),
             _ => 2,
         }

@@ -1,7 +1,13 @@
-//! What the allocator does with the memory that a step gives back.
+//! Memory: what a step needs, and what the allocator does with the memory that a step gives back.
 //!
 //! Every step allocates and frees the same activations. The C library returns large blocks to the system at once, so each
 //! step would pay for fresh zeroed pages again; docs/LOG.md has what that costs.
+
+mod plan;
+mod step;
+
+pub use plan::{MemoryPlan, Workload};
+pub use step::{AdapterShape, Head};
 
 /// Keeps freed memory for the next step instead of returning it to the system; call it once, before the first step.
 ///

@@ -4,6 +4,9 @@
 //! applies to matrices (embedding and head included) and never to norm gains.
 
 mod files;
+mod host;
+
+pub(crate) use host::leaf_to_host;
 
 use std::path::Path;
 
@@ -68,7 +71,7 @@ impl<B: LmBackend> GradientSum<B> {
 }
 
 /// A leaf without values in the place of `leaf`: only the number of rows stays, which is what models check.
-fn hollow<B: LmBackend>(leaf: &Leaf<B>) -> Leaf<B> {
+pub(crate) fn hollow<B: LmBackend>(leaf: &Leaf<B>) -> Leaf<B> {
     match leaf {
         Leaf::Vector(x) => Leaf::Vector(Tensor::empty([0], &x.device())),
         Leaf::Matrix(x) => Leaf::Matrix(Tensor::empty([x.dims()[0], 0], &x.device())),

@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::batch::{BatchSource, EvalSet};
-use crate::checkpoint::{CheckpointStore, Checkpointer, Identity, ModelFiles, load_parts};
+use crate::checkpoint::{CheckpointStore, CheckpointWriter, Checkpointer, Identity, ModelFiles, load_parts};
 use crate::lineage::{EntryGate, GateRecord, Input};
 use crate::objective::Objective;
 use crate::observe::{FlopCount, Live, MetricFiles, Observe, Observers, TensorBoard};
@@ -148,12 +148,12 @@ pub fn run_stage<B: LmBackend, C: Serialize>(
         let live = (!args.plain).then_some(&stop);
         let mut observers = observers(name, &dir, plan.train, &parts, state.step, live)?;
         notes.iter().for_each(|note| observers.warn(note));
-        let checkpointer = Checkpointer {
+        let checkpointer = Checkpointer::new(CheckpointWriter {
             store,
             files: plan.files,
             float: plan.train.precision.float_type(),
             tokenizer_dir: plan.model_dir,
-        };
+        });
         let loop_parts =
             LoopParts { objective: plan.objective, source: plan.source, eval: plan.eval, after: plan.after, stop };
         finish(loop_parts, parts, state, plan.train, checkpointer, &mut observers, &dir)
@@ -181,7 +181,7 @@ fn finish<B: LmBackend>(
 ) -> Result<Finish, TrainError> {
     let mut around = Surroundings { eval: &with.eval, save: &mut checkpointer, observe, interrupted: with.stop.flag() };
     let (outcome, _) = train(with.objective, with.source, parts, &mut state, config, &mut around)?;
-    let mut model = checkpointer.store.path(state.step);
+    let mut model = checkpointer.writer().store.path(state.step);
     if let Some(after) = with.after.filter(|_| outcome == Outcome::Finished) {
         model = after(&model)?;
     }

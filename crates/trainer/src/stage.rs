@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser};
-use kernels_cubecl::{DeviceChoice, LmBackend, on_device};
+use kernels_cubecl::{Device, DeviceChoice, LmBackend, keep_exact_sizes, on_device};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::config::{self, Arithmetic};
 use crate::lineage::{GateRecord, Input, StageOutcome, StageRecord};
+use crate::memory::Workload;
 use crate::{Outcome, TrainError};
 
 /// Exit code of a run that did what it was asked.
@@ -36,6 +37,9 @@ pub struct StageArgs {
     /// Plain lines of progress even on a terminal; the live view keeps one core busy
     #[arg(long)]
     pub plain: bool,
+    /// Prints what the run would need of a device's memory, and ends
+    #[arg(long)]
+    pub plan: bool,
     /// Starts although the gate before this stage says no; the reason goes into the lineage
     #[arg(long, value_name = "REASON")]
     pub override_gate: Option<String>,
@@ -57,6 +61,9 @@ pub trait Stage {
     /// The arithmetic it asks for.
     fn arithmetic(config: &Self::Config) -> Arithmetic;
 
+    /// What it trains, for the memory plan; `None` for a stage that trains nothing.
+    fn workload(config: &Self::Config) -> Option<Workload>;
+
     /// Does the work on one backend.
     ///
     /// # Errors
@@ -77,27 +84,64 @@ struct Cli {
 pub fn main<S: Stage>() -> ExitCode {
     crate::memory::keep_freed_memory();
     let args = Cli::parse().args;
+    if args.plan {
+        return match plan::<S>(&args) {
+            Ok(plan) => {
+                print!("{plan}");
+                ExitCode::from(DONE)
+            }
+            Err(error) => failed::<S>(&error),
+        };
+    }
     match execute::<S>(&args) {
         Ok(Outcome::Finished) => ExitCode::from(DONE),
         Ok(Outcome::Interrupted | Outcome::StoppedEarly) => {
             eprintln!("{}: stopped on request, everything is saved; continue with --resume", S::NAME);
             ExitCode::from(DONE)
         }
-        Err(error) => {
-            eprintln!("{}: {error}", S::NAME);
-            ExitCode::from(error.exit_code())
-        }
+        Err(error) => failed::<S>(&error),
     }
+}
+
+fn failed<S: Stage>(error: &TrainError) -> ExitCode {
+    eprintln!("{}: {error}", S::NAME);
+    ExitCode::from(error.exit_code())
+}
+
+/// The memory plan as text; needs neither the weights nor a device.
+///
+/// # Errors
+/// As [`config::load`] and [`Stage::check`]; a model folder without a configuration.
+fn plan<S: Stage>(args: &StageArgs) -> Result<String, TrainError> {
+    let config: S::Config = config::load(&args.config, &args.sets)?;
+    S::check(&config)?;
+    Ok(match S::workload(&config) {
+        Some(workload) => workload.plan()?.to_string(),
+        None => "memory plan: nothing is trained\n".to_owned(),
+    })
+}
+
+/// Compares the memory plan with the device and shows it; the CPU shares its memory with everything else and has no limit of
+/// its own.
+fn require_memory<S: Stage>(config: &S::Config, device: &Device) -> Result<(), TrainError> {
+    let (Some(memory), Some(workload)) = (device.memory(), S::workload(config)) else { return Ok(()) };
+    let plan = workload.require(memory)?;
+    eprint!("{}: {plan}", S::NAME);
+    Ok(())
 }
 
 /// Loads and checks the configuration, finds the device and runs the stage on its backend.
 ///
 /// # Errors
-/// As [`config::load`], [`Stage::check`], [`DeviceChoice::resolve`] and [`Stage::run`].
+/// As [`config::load`], [`Stage::check`], [`DeviceChoice::resolve`] and [`Stage::run`]; [`TrainError::NoDeviceMemory`] before
+/// anything is allocated when the device has too little.
 pub fn execute<S: Stage>(args: &StageArgs) -> Result<Outcome, TrainError> {
     let config: S::Config = config::load(&args.config, &args.sets)?;
     S::check(&config)?;
+    // Every step asks for the same sizes, and the memory plan counts on their coming back.
+    keep_exact_sizes();
     let device = args.device.resolve()?.with(S::arithmetic(&config).precision())?;
+    require_memory::<S>(&config, &device)?;
     on_device!(device, B, device => S::run::<B>(config, args, &device))?
 }
 

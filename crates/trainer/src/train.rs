@@ -44,11 +44,19 @@ pub enum Outcome {
 
 /// Writes checkpoints; the loop only says when.
 pub trait Save<B: LmBackend> {
-    /// Commits a checkpoint of this moment and forgets old ones; returns what the user should know.
+    /// Commits a checkpoint of this moment and forgets old ones: returns what the user should know. Or copies the moment and
+    /// goes on in the background: returns `None`, and [`Save::finish`] tells the end before the next save begins.
     ///
     /// # Errors
-    /// When it could not be committed; the last good one is intact then.
-    fn save(&mut self, parts: &Parts<B>, state: &TrainState) -> Result<Vec<String>, TrainError>;
+    /// When it could not be committed, or begun; the last good one is intact then.
+    fn save(&mut self, parts: &Parts<B>, state: &TrainState) -> Result<Option<Vec<String>>, TrainError>;
+
+    /// How the save in the background ended, as [`Save::save`] would have told it. `None` when there is none, or, unless it is
+    /// to `wait`, while there is.
+    fn finish(&mut self, wait: bool) -> Option<Result<Vec<String>, TrainError>> {
+        let _ = wait;
+        None
+    }
 }
 
 /// Everything around the loop.
@@ -81,8 +89,9 @@ pub fn train<B: LmBackend>(
     around: &mut Surroundings<'_, B>,
 ) -> Result<(Outcome, Parts<B>), TrainError> {
     let mut batches = Prefetch::new(state.step, PREFETCH_STEPS, move |step| source.step(step));
-    let mut save_failures = 0;
+    let mut saving = Saving::default();
     loop {
+        saving.settle(state, around, false, false)?;
         let last = state.step >= config.last_step();
         let interrupted = around.interrupted.load(Ordering::Relaxed);
         // Where a run ends early is not part of its results: only the true last step adds an evaluation.
@@ -93,7 +102,7 @@ pub fn train<B: LmBackend>(
         let save_now =
             Occasion { regular: due(state.step, config.save_every, finished), last_chance: last || interrupted };
         if (save_now.regular || save_now.last_chance) && state.saved_at != Some(state.step) {
-            save(&parts, state, around, save_now, &mut save_failures)?;
+            saving.save(&parts, state, around, save_now)?;
         }
         if last || interrupted {
             return Ok((outcome(finished, last), parts));
@@ -154,37 +163,84 @@ struct Occasion {
     last_chance: bool,
 }
 
-/// Saves; a failure ends the run only when no later save would come, or after too many in a row.
-fn save<B: LmBackend>(
-    parts: &Parts<B>,
-    state: &mut TrainState,
-    around: &mut Surroundings<'_, B>,
-    occasion: Occasion,
-    failures: &mut u64,
-) -> Result<(), TrainError> {
-    let mut saved = TrainState { saved_at: Some(state.step), ..state.clone() };
-    if occasion.regular {
-        let here = state.last_eval.clone().filter(|eval| eval.step == state.step);
-        saved.best_saved = Best::or_better(saved.best_saved, here);
-    }
-    // The logs up to this step must be on disk before a checkpoint says that the step is.
-    let synced = around.observe.sync();
-    match synced.and_then(|()| around.save.save(parts, &saved)) {
-        Ok(notes) => {
-            *state = saved;
-            *failures = 0;
-            notes.iter().for_each(|note| around.observe.warn(note));
+/// Saves, one at a time; a failure ends the run only when no later save would come, or after too many in a row.
+#[derive(Default)]
+struct Saving {
+    /// Failures in a row.
+    failures: u64,
+    /// The step that is being saved, and what the state says again should that fail.
+    in_flight: Option<(u64, Option<u64>, Option<Best>)>,
+}
+
+impl Saving {
+    /// Saves this moment, after the save before it has ended; waits for the end where it is the last one.
+    fn save<B: LmBackend>(
+        &mut self,
+        parts: &Parts<B>,
+        state: &mut TrainState,
+        around: &mut Surroundings<'_, B>,
+        occasion: Occasion,
+    ) -> Result<(), TrainError> {
+        self.settle(state, around, true, false)?;
+        let mut saved = TrainState { saved_at: Some(state.step), ..state.clone() };
+        if occasion.regular {
+            let here = state.last_eval.clone().filter(|eval| eval.step == state.step);
+            saved.best_saved = Best::or_better(saved.best_saved, here);
         }
-        Err(error) => {
-            *failures += 1;
-            around.observe.warn(&format!("step {}: checkpoint not saved: {error}", state.step));
-            if occasion.last_chance || *failures >= MAX_SAVE_FAILURES {
-                let (step, failures) = (state.step, *failures);
-                return Err(TrainError::SaveFailed { step, failures, source: Box::new(error) });
+        // The logs up to this step must be on disk before a checkpoint says that the step is.
+        let synced = around.observe.sync();
+        match synced.and_then(|()| around.save.save(parts, &saved)) {
+            Ok(done) => {
+                let before = std::mem::replace(state, saved);
+                match done {
+                    Some(notes) => self.succeeded(&notes, around),
+                    None => self.in_flight = Some((state.step, before.saved_at, before.best_saved)),
+                }
+            }
+            Err(error) => self.failed(state.step, error, around, occasion.last_chance)?,
+        }
+        if occasion.last_chance { self.settle(state, around, true, true) } else { Ok(()) }
+    }
+
+    /// Looks how the save in flight ended, if it has, or waits for its end.
+    fn settle<B: LmBackend>(
+        &mut self,
+        state: &mut TrainState,
+        around: &mut Surroundings<'_, B>,
+        wait: bool,
+        last_chance: bool,
+    ) -> Result<(), TrainError> {
+        let Some(ended) = around.save.finish(wait) else { return Ok(()) };
+        let (step, saved_at, best_saved) = self.in_flight.take().expect("only a save that was begun ends");
+        match ended {
+            Ok(notes) => self.succeeded(&notes, around),
+            Err(error) => {
+                (state.saved_at, state.best_saved) = (saved_at, best_saved);
+                self.failed(step, error, around, last_chance)?;
             }
         }
+        Ok(())
     }
-    Ok(())
+
+    fn succeeded<B: LmBackend>(&mut self, notes: &[String], around: &mut Surroundings<'_, B>) {
+        self.failures = 0;
+        notes.iter().for_each(|note| around.observe.warn(note));
+    }
+
+    fn failed<B: LmBackend>(
+        &mut self,
+        step: u64,
+        error: TrainError,
+        around: &mut Surroundings<'_, B>,
+        last_chance: bool,
+    ) -> Result<(), TrainError> {
+        self.failures += 1;
+        around.observe.warn(&format!("step {step}: checkpoint not saved: {error}"));
+        if last_chance || self.failures >= MAX_SAVE_FAILURES {
+            return Err(TrainError::SaveFailed { step, failures: self.failures, source: Box::new(error) });
+        }
+        Ok(())
+    }
 }
 
 /// Whether work that comes every `every` steps comes now; 0 means only at the end.
@@ -226,12 +282,13 @@ fn forward_backward<B: LmBackend>(
 ) -> Result<Pass<B>, TrainError> {
     let mut frame = parts.model.clone();
     frame.set_fp8(config.precision.fp8());
+    let again = config.recompute.blocks(frame.blocks.len());
     let mut gradients = GradientSum::new(frame.leaves().len());
     let mut losses = Vec::with_capacity(batches.len());
     for (i, batch) in batches.iter().enumerate() {
         frame.set_dropout_seed(Some(dropout_seed(config.seed, state.step, i as u64)));
         let model = frame.to_autodiff();
-        let loss = objective.loss(&model, batch, config.recompute, &parts.device)?;
+        let loss = objective.loss(&model, batch, again, &parts.device)?;
         losses.push(MicroLoss { sum: loss.sum.clone().inner(), values: loss.values, metrics: loss.metrics });
         gradients.add(&model, loss.sum);
     }

@@ -19,7 +19,7 @@ use cubecl_common::{device::Device, device_handle::DeviceHandle, stream_id::Stre
 use cudarc::driver::sys;
 
 use super::{Buffer, CudaDevice, Runtime, faults};
-pub use driver::{DeviceMemory, device_memory};
+pub use driver::device_memory;
 pub(super) use driver::{Facts, facts, libraries};
 pub(crate) use driver::{capability, has_fp8};
 pub(super) use products::{enqueue_gemm, enqueue_gemm_fp8};

@@ -4,6 +4,7 @@
 //! panic hook keeps the first such panic with the op it belongs to, the next op panics with it on the caller's thread, and
 //! [`guarded`] turns that into an error.
 
+use std::any::Any;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, Location, PanicHookInfo, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -73,8 +74,29 @@ fn message(info: &PanicHookInfo) -> String {
 
 fn record(op: String, message: String) {
     let mut fault = FAULT.lock().unwrap_or_else(PoisonError::into_inner);
-    fault.get_or_insert(KernelError::DeviceFault { op, message });
+    fault.get_or_insert(match out_of_memory(&message) {
+        Some(bytes) => KernelError::OutOfMemory { op, bytes },
+        None => KernelError::DeviceFault { op, message },
+    });
     PENDING.store(true, Ordering::Release);
+}
+
+fn text(panic: &(dyn Any + Send)) -> Option<&str> {
+    panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied())
+}
+
+/// Whether a message says that the device has no memory left, and if so how much was asked for, where that is known.
+///
+/// cubecl's device thread unwraps the error of the pool; the text is that of its `IoError::BufferTooBig`, displayed or as the
+/// variant. The driver's own calls say the name of their result.
+fn out_of_memory(message: &str) -> Option<Option<u64>> {
+    for mark in ["can't allocate buffer of size: ", "BufferTooBig { size: "] {
+        if let Some((_, rest)) = message.split_once(mark) {
+            let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+            return Some(rest[..end].parse().ok());
+        }
+    }
+    message.contains("CUDA_ERROR_OUT_OF_MEMORY").then_some(None)
 }
 
 fn take() -> Option<KernelError> {
@@ -114,13 +136,20 @@ pub(super) fn enter(op: &'static str) {
 /// Read something from the device at the end of `work`, so that what is enqueued has run. Without CUDA this only calls `work`.
 ///
 /// # Errors
-/// [`KernelError::DeviceFault`] with the op and the message. `work` may have computed with garbage before it was noticed.
+/// [`KernelError::DeviceFault`] with the op and the message, [`KernelError::OutOfMemory`] with the op and the bytes. `work` may have computed with garbage before it was noticed.
 pub fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, KernelError> {
     let result = catch_unwind(AssertUnwindSafe(work));
     match (take(), result) {
         (Some(fault), _) => Err(fault),
         (None, Ok(value)) => Ok(value),
-        (None, Err(panic)) => resume_unwind(panic),
+        // An error of the pool can also come back with what is read.
+        (None, Err(panic)) => match text(&*panic).and_then(out_of_memory) {
+            Some(bytes) => {
+                let op = (*LAST_OP.lock().unwrap_or_else(PoisonError::into_inner)).to_owned();
+                Err(KernelError::OutOfMemory { op, bytes })
+            }
+            None => resume_unwind(panic),
+        },
     }
 }
 
@@ -142,6 +171,35 @@ mod tests {
         for (name, want) in [(Some("DSU-0-0"), true), (Some("DSD-0-1"), true), (Some("main"), false), (None, false)] {
             assert_eq!(is_device_thread(name), want, "{name:?}");
         }
+    }
+
+    #[test]
+    fn messages_without_memory_are_known() {
+        for (message, want) in [
+            (
+                "called `Result::unwrap()` on an `Err` value: can't allocate buffer of size: 1099511627776\n<bt>",
+                Some(Some(1 << 40)),
+            ),
+            ("called `Result::unwrap()` on an `Err` value: BufferTooBig { size: 512, backtrace: .. }", Some(Some(512))),
+            ("can't allocate buffer of size: ?", Some(None)),
+            ("cuMemAlloc: CUDA_ERROR_OUT_OF_MEMORY (bridge.rs:7)", Some(None)),
+            ("cuLaunchKernel: CUDA_ERROR_ILLEGAL_ADDRESS", None),
+        ] {
+            assert_eq!(out_of_memory(message), want, "{message}");
+        }
+    }
+
+    #[test]
+    fn a_panic_for_lack_of_memory_is_an_error_of_its_own() {
+        watch();
+        let error = guarded(|| {
+            let panics = || on_device_thread("attention", || panic!("can't allocate buffer of size: 4096"));
+            assert!(std::thread::spawn(panics).join().is_err());
+        });
+        let error = error.expect_err("the fault must surface");
+        assert_eq!(error, KernelError::OutOfMemory { op: "attention".into(), bytes: Some(4096) });
+        assert_eq!(error.exit_code(), 4);
+        assert!(error.to_string().contains("4096 bytes were asked for"), "{error}");
     }
 
     /// A panic on a thread like cubecl's becomes an error that names the op, and the next op does not run.

@@ -16,7 +16,7 @@ pub(crate) mod reduce;
 mod sources;
 
 pub use crate::ops::linear_fp8::cuda::round_fp8;
-pub use bridge::{DeviceMemory, device_memory};
+pub use bridge::device_memory;
 pub use faults::guarded;
 pub use gemm::{Element, Gemm, Types, gemm, gemm_fp8};
 pub use probe::{claim, keep_exact_sizes, open, provoke_fault};

@@ -4,6 +4,9 @@
 //! renames to `step-N` and syncs the parent. Only then are older checkpoints removed, and only after the new one was
 //! read back. Loading goes from the newest down to the first whose every hash holds; a bad one is renamed to
 //! `step-N.bad-<i>`, so that somebody can look at it.
+//!
+//! The loop waits only until everything is copied to the host: the protocol runs on a thread of its own, one save at a time,
+//! and the last save of a run is waited for.
 
 mod disk;
 mod manifest;
@@ -14,7 +17,7 @@ pub(crate) use parts::copy_companions;
 
 pub use disk::{Disk, Hook, Operation};
 pub use manifest::{FileEntry, Identity, MANIFEST, Manifest};
-pub use parts::{Checkpointer, ModelFiles, load_parts};
+pub use parts::{CheckpointWriter, Checkpointer, ModelFiles, load_parts};
 pub use store::CheckpointStore;
 
 #[cfg(test)]

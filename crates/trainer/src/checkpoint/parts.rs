@@ -1,14 +1,17 @@
 //! What a checkpoint holds of a run: the model's files, the optimizer, the state of the loop; written and read.
 
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::{Builder, JoinHandle};
 
 use gates::artifact::read_bounded;
-use kernels_cubecl::LmBackend;
+use kernels_cubecl::{Cpu, LmBackend};
 use model_core::hf::{FloatType, SaveOptions, generation_config};
 use model_core::{Decoder, LoraConfig};
 
 use super::store::CheckpointStore;
-use crate::optim::Optimizer;
+use crate::optim::{Optimizer, hollow, leaf_to_host};
 use crate::state::TrainState;
 use crate::train::{Parts, Save};
 use crate::{TrainConfig, TrainError};
@@ -44,8 +47,18 @@ pub enum ModelFiles {
 }
 
 /// Saves a run's parts; what the loop calls.
+///
+/// A save copies everything to the host and returns; a thread of its own writes, hashes, syncs and commits the copy. One save
+/// is in flight at most, and it is waited for when this is dropped, however the run ends.
 #[derive(Debug)]
 pub struct Checkpointer {
+    writer: Arc<CheckpointWriter>,
+    in_flight: Option<JoinHandle<Result<Vec<String>, TrainError>>>,
+}
+
+/// Where checkpoints go and what they hold.
+#[derive(Debug)]
+pub struct CheckpointWriter {
     /// Where.
     pub store: CheckpointStore,
     /// What of the model.
@@ -57,6 +70,50 @@ pub struct Checkpointer {
 }
 
 impl Checkpointer {
+    /// Nothing is being saved yet.
+    pub fn new(writer: CheckpointWriter) -> Self {
+        Self { writer: Arc::new(writer), in_flight: None }
+    }
+
+    /// Where checkpoints go and what they hold.
+    pub fn writer(&self) -> &CheckpointWriter {
+        &self.writer
+    }
+}
+
+impl Drop for Checkpointer {
+    fn drop(&mut self) {
+        if let Some(save) = self.in_flight.take() {
+            // The run has an error of its own to tell; the checkpoint is there, or the one before it is.
+            let _ = save.join();
+        }
+    }
+}
+
+/// A copy of what a checkpoint holds on the host; in the place of a frozen base stands nothing.
+fn to_host<B: LmBackend>(parts: &Parts<B>, files: &ModelFiles) -> Parts<Cpu> {
+    let whole = matches!(files, ModelFiles::Full);
+    let model = parts.model.map_backend(&mut |named| match whole || named.trainable {
+        true => leaf_to_host(&named.leaf),
+        false => leaf_to_host(&hollow(&named.leaf)),
+    });
+    Parts { model, optimizer: parts.optimizer.to_host(), device: Default::default() }
+}
+
+impl CheckpointWriter {
+    /// Commits a checkpoint and forgets old ones; returns what the user should know.
+    fn write<B: LmBackend>(
+        &self,
+        n_bytes: u64,
+        parts: &Parts<B>,
+        state: &TrainState,
+    ) -> Result<Vec<String>, TrainError> {
+        self.store.save(state.step, n_bytes, &mut |dir| self.fill(parts, state, dir))?;
+        // The checkpoint is committed; that an old one is still there is no failure of the save.
+        let pruned = self.store.prune(state.best_saved.as_ref().map(|best| best.step));
+        Ok(pruned.err().map(|error| format!("old checkpoints were kept: {error}")).into_iter().collect())
+    }
+
     fn fill<B: LmBackend>(&self, parts: &Parts<B>, state: &TrainState, dir: &Path) -> Result<(), TrainError> {
         match &self.files {
             ModelFiles::Full => {
@@ -93,12 +150,20 @@ impl Checkpointer {
 }
 
 impl<B: LmBackend> Save<B> for Checkpointer {
-    fn save(&mut self, parts: &Parts<B>, state: &TrainState) -> Result<Vec<String>, TrainError> {
-        let n_bytes = self.n_bytes(parts);
-        self.store.save(state.step, n_bytes, &mut |dir| self.fill(parts, state, dir))?;
-        // The checkpoint is committed; that an old one is still there is no failure of the save.
-        let pruned = self.store.prune(state.best_saved.as_ref().map(|best| best.step));
-        Ok(pruned.err().map(|error| format!("old checkpoints were kept: {error}")).into_iter().collect())
+    fn save(&mut self, parts: &Parts<B>, state: &TrainState) -> Result<Option<Vec<String>>, TrainError> {
+        assert!(self.in_flight.is_none(), "step {}: the save before this one was not asked about", state.step);
+        let n_bytes = self.writer.n_bytes(parts);
+        let (writer, copy, state) = (self.writer.clone(), to_host(parts, &self.writer.files), state.clone());
+        let work = move || writer.write(n_bytes, &copy, &state);
+        let thread = Builder::new().name("checkpoint".into()).spawn(work);
+        self.in_flight = Some(thread.map_err(TrainError::io("start a thread that writes", self.writer.store.root()))?);
+        Ok(None)
+    }
+
+    fn finish(&mut self, wait: bool) -> Option<Result<Vec<String>, TrainError>> {
+        let save = self.in_flight.take_if(|save| wait || save.is_finished())?;
+        // A panic there is one here.
+        Some(save.join().unwrap_or_else(|panic| resume_unwind(panic)))
     }
 }
 

@@ -68,6 +68,11 @@ impl CheckpointStore {
         Ok(steps)
     }
 
+    /// The folder of all checkpoints.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Folder of a step.
     pub fn path(&self, step: u64) -> PathBuf {
         self.root.join(format!("{PREFIX}{step}"))

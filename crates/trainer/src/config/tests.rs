@@ -96,6 +96,7 @@ fn values_of_another_type_are_errors_by_name() {
     refused(&TEXT.replace("max_steps = 100", "max_steps = 9223372036854775808"), &[], &["demo.toml", "line 5"]);
     refused(&TEXT.replace("'cosine'", "'cosin'"), &[], &["train.schedule", "cosin"]);
     refused(TEXT, &["train.recompute=yes"], &["train.recompute"]);
+    refused(TEXT, &["train.recompute=-1"], &["train.recompute"]);
 }
 
 #[test]

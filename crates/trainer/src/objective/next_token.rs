@@ -25,7 +25,7 @@ impl<B: LmBackend> Objective<B> for NextToken {
         &self,
         model: &Decoder<Autodiff<B>>,
         batch: &MicroBatch,
-        recompute: bool,
+        recompute: usize,
         device: &B::Device,
     ) -> Result<LossSum<B>, TrainError> {
         let (targets, weights) = batch.targets();
@@ -49,7 +49,7 @@ impl<B: LmBackend> Objective<B> for NextToken {
         device: &B::Device,
     ) -> Result<Vec<MetricSum>, TrainError> {
         let (targets, weights) = batch.targets();
-        let stats = token_stats(hidden_md(model, batch, false, device), model.head(), int_tensor(&targets, device));
+        let stats = token_stats(hidden_md(model, batch, 0, device), model.head(), int_tensor(&targets, device));
         let logprobs = to_host(stats.logprob);
         let argmax = stats.argmax.into_data().convert::<i32>().to_vec::<i32>().expect("converted to i32 just before");
         let (mut nll, mut hits, mut units) = (0.0, 0.0, 0.0);

@@ -131,7 +131,7 @@ pub fn reference_logprobs<B: LmBackend>(
 ) -> Result<Vec<[f32; 2]>, TrainError> {
     require_pairs(batch)?;
     let (targets, _) = batch.targets();
-    let stats = token_stats(hidden_md(model, batch, false, device), model.head(), int_tensor(&targets, device));
+    let stats = token_stats(hidden_md(model, batch, 0, device), model.head(), int_tensor(&targets, device));
     let (sums, lengths) = gather_matrix::<B>(batch, &targets, device);
     require_answers(&lengths)?;
     let m = targets.len();
@@ -199,7 +199,7 @@ impl<B: LmBackend> Objective<B> for Preference {
         &self,
         model: &Decoder<Autodiff<B>>,
         batch: &MicroBatch,
-        recompute: bool,
+        recompute: usize,
         device: &B::Device,
     ) -> Result<LossSum<B>, TrainError> {
         require_pairs(batch)?;

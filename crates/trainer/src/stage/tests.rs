@@ -26,6 +26,10 @@ impl Stage for Demo {
         Arithmetic::F32
     }
 
+    fn workload(_: &Config) -> Option<Workload> {
+        None
+    }
+
     fn run<B: LmBackend>(config: Config, args: &StageArgs, _: &B::Device) -> Result<Outcome, TrainError> {
         match config.ends.as_str() {
             "signal" => Ok(Outcome::Interrupted),

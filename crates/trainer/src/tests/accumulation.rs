@@ -1,6 +1,7 @@
 //! The one division by the units of the whole step: micro-batches, masked labels, recomputation.
 
 use super::tiny::{SEQ_LEN, batch, config, model, relative_difference, rows, run, values};
+use crate::config::Recompute;
 use crate::objective::{NextToken, Objective};
 use crate::train::Outcome;
 use crate::{MicroBatch, TrainConfig};
@@ -33,8 +34,11 @@ fn s08_four_micro_batches_equal_one_batch() {
 #[test]
 fn recomputed_blocks_change_no_bit() {
     let plain = run(&OBJECTIVE, rows(24, 3), &config(4));
-    let recomputed = run(&OBJECTIVE, rows(24, 3), &TrainConfig { recompute: true, ..config(4) });
-    assert_eq!(values(&plain.model.unwrap()), values(&recomputed.model.unwrap()));
+    let want = values(&plain.model.unwrap());
+    for recompute in [Recompute::All(true), Recompute::First(1), Recompute::First(9)] {
+        let recomputed = run(&OBJECTIVE, rows(24, 3), &TrainConfig { recompute, ..config(4) });
+        assert_eq!(want, values(&recomputed.model.unwrap()), "{recompute:?}");
+    }
 }
 
 #[test]
@@ -79,8 +83,7 @@ fn evaluation_agrees_with_the_training_loss() {
     let objective = NextToken { z_loss: 0.0 };
     let (model, device) = (model(), Default::default());
     let batch: MicroBatch = batch(&rows(6, 3));
-    let loss =
-        Objective::<kernels_cubecl::Cpu>::loss(&objective, &model.to_autodiff(), &batch, false, &device).unwrap();
+    let loss = Objective::<kernels_cubecl::Cpu>::loss(&objective, &model.to_autodiff(), &batch, 0, &device).unwrap();
     let sum = f64::from(loss.sum.inner().into_data().to_vec::<f32>().unwrap()[0]);
     let evaluated = objective.evaluate(&model, &batch, &device).unwrap();
     assert_eq!(evaluated[0].name, "nll");

@@ -45,7 +45,7 @@ impl Objective<Cpu> for Poisoned {
         &self,
         model: &Decoder<Autodiff<Cpu>>,
         batch: &MicroBatch,
-        recompute: bool,
+        recompute: usize,
         device: &<Cpu as burn::tensor::backend::BackendTypes>::Device,
     ) -> Result<LossSum<Cpu>, TrainError> {
         let mut loss = INNER.loss(model, batch, recompute, device)?;

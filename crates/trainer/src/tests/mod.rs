@@ -7,6 +7,6 @@ mod preference;
 mod resume;
 mod run;
 mod saving;
-mod tiny;
+pub(crate) mod tiny;
 
 pub(crate) use tiny::random;

@@ -47,6 +47,7 @@ impl Bench {
             resume: false,
             device: Default::default(),
             plain: true,
+            plan: false,
             override_gate: None,
         };
         let train = TrainConfig { save_every: 4, eval_every: 5, log_every: 1000, ..config(10) };

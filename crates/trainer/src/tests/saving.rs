@@ -1,17 +1,23 @@
 //! When checkpoints are made, which are kept, and what a failing disk does to a run.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use burn::backend::Autodiff;
 use burn::tensor::backend::BackendTypes;
 use kernels_cubecl::Cpu;
 use model_core::Decoder;
+use model_core::hf::FloatType;
 
 use super::tiny::{Cut, Lab, Recorder, config, model, parts, rows, source};
 use crate::batch::{EvalSet, MicroBatch};
-use crate::checkpoint::{CheckpointStore, Disk, Identity};
+use crate::checkpoint::{
+    CheckpointStore, CheckpointWriter, Checkpointer, Disk, Identity, Manifest, ModelFiles, Operation,
+};
 use crate::objective::{LossSum, MetricSum, NextToken, Objective};
+use crate::observe::{EvalLog, Observe, StepLog};
 use crate::state::{Best, TrainState};
 use crate::train::{Outcome, Parts, Save, Surroundings, train};
 use crate::{TrainConfig, TrainError};
@@ -20,15 +26,30 @@ use crate::{TrainConfig, TrainError};
 struct Flaky {
     asked: Vec<u64>,
     broken: fn(u64) -> bool,
+    in_background: bool,
+    /// How often the loop has looked, and how the save will end.
+    in_flight: Option<(u64, Result<Vec<String>, TrainError>)>,
 }
 
 impl Save<Cpu> for Flaky {
-    fn save(&mut self, _: &Parts<Cpu>, state: &TrainState) -> Result<Vec<String>, TrainError> {
+    fn save(&mut self, _: &Parts<Cpu>, state: &TrainState) -> Result<Option<Vec<String>>, TrainError> {
         self.asked.push(state.step);
-        if (self.broken)(state.step) {
-            return Err(TrainError::NoSpace { path: "disk".into(), needed: 2, free: 1 });
+        let result = match (self.broken)(state.step) {
+            true => Err(TrainError::NoSpace { path: "disk".into(), needed: 2, free: 1 }),
+            false => Ok(vec![format!("note {}", state.step)]),
+        };
+        if self.in_background {
+            assert!(self.in_flight.replace((0, result)).is_none(), "two saves at once");
+            return Ok(None);
         }
-        Ok(vec![format!("note {}", state.step)])
+        result.map(Some)
+    }
+
+    /// A save takes as long as the loop lets it, or three steps.
+    fn finish(&mut self, wait: bool) -> Option<Result<Vec<String>, TrainError>> {
+        let (asked, _) = self.in_flight.as_mut()?;
+        *asked += 1;
+        if wait || *asked == 3 { self.in_flight.take().map(|(_, result)| result) } else { None }
     }
 }
 
@@ -40,7 +61,18 @@ struct Ran {
 }
 
 fn run(config: &TrainConfig, broken: fn(u64) -> bool, interrupted: bool) -> Ran {
-    let mut save = Flaky { asked: Vec::new(), broken };
+    let [now, later] = [false, true].map(|in_background| run_saving(config, broken, interrupted, in_background));
+    let end = |ran: &Ran| ran.outcome.as_ref().map_err(ToString::to_string).copied();
+    assert_eq!((end(&now), &now.asked), (end(&later), &later.asked), "a save in the background changes nothing");
+    assert_eq!(now.seen.warnings, later.seen.warnings);
+    if now.outcome.is_ok() {
+        assert_eq!(now.state, later.state);
+    }
+    later
+}
+
+fn run_saving(config: &TrainConfig, broken: fn(u64) -> bool, interrupted: bool, in_background: bool) -> Ran {
+    let mut save = Flaky { asked: Vec::new(), broken, in_background, in_flight: None };
     let (mut state, mut seen, flag) = (TrainState::default(), Recorder::default(), AtomicBool::new(interrupted));
     let eval = EvalSet::new(&rows(4, 9), 2, None).unwrap();
     let mut around = Surroundings { eval: &eval, save: &mut save, observe: &mut seen, interrupted: &flag };
@@ -90,6 +122,56 @@ fn a_signal_before_the_first_step_saves_the_beginning() {
     assert_eq!((ran.outcome.unwrap(), ran.asked), (Outcome::Interrupted, vec![0]));
 }
 
+/// The loop trains on while the disk is slow, and the checkpoint is that of the step that was saved.
+#[test]
+fn a_slow_disk_does_not_stop_the_loop() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = TrainConfig { save_every: 4, keep_last: 9, ..config(10) };
+    let run = |name: &str, slow: bool| {
+        let root = dir.path().join(name);
+        let steps = Arc::new(AtomicU64::new(0));
+        let seen = steps.clone();
+        let hook = move |operation: Operation, path: &Path| {
+            let first = slow && operation == Operation::Fill && path.to_string_lossy().contains("step-4.");
+            // Only the loop can end this: it must come three steps further.
+            while first && seen.load(Ordering::Relaxed) < 7 {
+                std::thread::yield_now();
+            }
+            Ok(())
+        };
+        let store = CheckpointStore::open_on(Disk::hooked(Arc::new(hook)), &root, super::tiny::identity(), 9).unwrap();
+        let mut save = Checkpointer::new(CheckpointWriter {
+            store,
+            files: ModelFiles::Full,
+            float: FloatType::F32,
+            tokenizer_dir: dir.path().to_path_buf(),
+        });
+        let (mut state, flag, eval) = (TrainState::default(), AtomicBool::new(false), EvalSet::default());
+        let mut count = Counter(steps);
+        let mut around = Surroundings { eval: &eval, save: &mut save, observe: &mut count, interrupted: &flag };
+        let rows = source(rows(16, 1), &settings);
+        train(&TRAINED, rows, parts(model(), &settings), &mut state, &settings, &mut around).unwrap();
+        [4, 8, 10].map(|step| Manifest::read(&save.writer().store.path(step)).unwrap().files)
+    };
+    assert!(run("slow", true) == run("fast", false), "the checkpoints differ");
+}
+
+/// Counts steps where another thread sees them.
+struct Counter(Arc<AtomicU64>);
+
+impl Observe for Counter {
+    fn step(&mut self, log: &StepLog) -> Result<(), TrainError> {
+        self.0.store(log.step, Ordering::Relaxed);
+        Ok(())
+    }
+    fn eval(&mut self, _: &EvalLog) -> Result<(), TrainError> {
+        Ok(())
+    }
+    fn warn(&mut self, message: &str) {
+        panic!("nothing should go wrong here: {message}");
+    }
+}
+
 /// Trains as usual; its evaluations are a script, so that which one is the best does not hang on the machine's rounding.
 struct Scripted {
     evaluations: Cell<usize>,
@@ -105,7 +187,7 @@ impl Objective<Cpu> for Scripted {
         &self,
         model: &Decoder<Autodiff<Cpu>>,
         batch: &MicroBatch,
-        recompute: bool,
+        recompute: usize,
         device: &<Cpu as BackendTypes>::Device,
     ) -> Result<LossSum<Cpu>, TrainError> {
         TRAINED.loss(model, batch, recompute, device)

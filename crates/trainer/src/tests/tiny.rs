@@ -10,7 +10,7 @@ use model_core::hf::FloatType;
 use model_core::{Decoder, ModelConfig};
 
 use crate::batch::{BatchSource, EvalSet, MicroBatch, PhaseRows, RowSource};
-use crate::checkpoint::{CheckpointStore, Checkpointer, Identity, ModelFiles, load_parts};
+use crate::checkpoint::{CheckpointStore, CheckpointWriter, Checkpointer, Identity, ModelFiles, load_parts};
 use crate::config::{Arithmetic, MasterKind, MomentsKind};
 use crate::objective::{NextToken, Objective};
 use crate::observe::{EvalLog, FlopCount, MetricFiles, Observe, StepLog};
@@ -99,7 +99,7 @@ pub(crate) fn config(max_steps: u64) -> TrainConfig {
         save_every: 0,
         log_every: 1,
         keep_last: 2,
-        recompute: false,
+        recompute: false.into(),
         max_bad_steps: 3,
         peak_tflops: 0.0,
         precision: Arithmetic::F32,
@@ -139,8 +139,8 @@ impl Observe for Recorder {
 pub(crate) struct NoSave;
 
 impl<B: LmBackend> Save<B> for NoSave {
-    fn save(&mut self, _: &Parts<B>, _: &TrainState) -> Result<Vec<String>, TrainError> {
-        Ok(Vec::new())
+    fn save(&mut self, _: &Parts<B>, _: &TrainState) -> Result<Option<Vec<String>>, TrainError> {
+        Ok(Some(Vec::new()))
     }
 }
 
@@ -274,8 +274,12 @@ impl Lab {
         let flops = FlopCount { config: self.model.config.clone(), peak_tflops: 0.1 };
         let files = MetricFiles::open(&self.dir, state.step, flops).unwrap();
         let flag = AtomicBool::new(false);
-        let mut save =
-            Checkpointer { store, files: self.files.clone(), float: FloatType::F32, tokenizer_dir: self.dir.clone() };
+        let mut save = Checkpointer::new(CheckpointWriter {
+            store,
+            files: self.files.clone(),
+            float: FloatType::F32,
+            tokenizer_dir: self.dir.clone(),
+        });
         let mut cutter = Cutter { cut, flag: &flag, files };
         let eval = Self::eval_set();
         let mut around = Surroundings { eval: &eval, save: &mut save, observe: &mut cutter, interrupted: &flag };

@@ -9,6 +9,7 @@ use cudarc::driver::sys as driver;
 use cudarc::nvrtc::sys as nvrtc;
 
 use super::CudaDevice;
+use crate::DeviceMemory;
 
 /// Oldest architecture whose matrix units have FP8.
 const FP8_CAPABILITY: i32 = 89;
@@ -77,15 +78,6 @@ pub(in super::super) fn facts(index: usize) -> Result<Facts, String> {
         facts.capability = Some(10 * major + minor);
     }
     Ok(facts)
-}
-
-/// Memory of a device in bytes, as the driver counts it: all processes, pools and libraries included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DeviceMemory {
-    /// Not in use.
-    pub free: u64,
-    /// There is.
-    pub total: u64,
 }
 
 /// Asks the driver for the memory of device `index`; `None` where it does not answer.

@@ -9,6 +9,7 @@ use burn::tensor::{DType, Shape, TensorMetadata};
 use cubecl::ir::StorageType;
 use cubecl::prelude::*;
 
+use super::device_chunk_rows as rows_per_chunk;
 use crate::Tracked;
 use crate::cuda::gemm::{Gemm, gemm, paired, zeros};
 use crate::cuda::launch::{check_indices, cubes, dense, dense_as, empty, lanes, one_thread_each, row_range};
@@ -16,23 +17,10 @@ use crate::cuda::reduce::{cube_max, cube_min, cube_sum, lane_max, lane_sum};
 use crate::cuda::{Buffer, Runtime};
 use crate::ops::sum_squares::cuda::total;
 
-/// Most logits of a chunk.
-const CHUNK_ELEMENTS: usize = 1 << 27;
-/// Most rows of a chunk; for small vocabularies fewer, which costs nothing there.
-const MAX_ROWS: usize = 4096;
-const MAX_ROWS_SMALL: usize = 512;
-/// Vocabulary from which [`MAX_ROWS`] counts.
-const LARGE_VOCABULARY: usize = 4096;
 /// Threads of a row.
 const ROW_THREADS: usize = 512;
 /// Where maxima begin: the lowest finite number.
 const LOWEST: f32 = f32::MIN;
-
-/// Rows of each chunk but the last.
-fn rows_per_chunk(v: usize) -> usize {
-    let most = if v < LARGE_VOCABULARY { MAX_ROWS_SMALL } else { MAX_ROWS };
-    (CHUNK_ELEMENTS / v.max(1)).clamp(1, most)
-}
 
 /// Maximum of a row of logits and Σ exp(logit − maximum), for every thread of the cube.
 #[cube]

@@ -39,6 +39,20 @@ mod tests;
 
 use crate::KernelError;
 
+/// Most logits of a chunk on a CUDA device.
+const CHUNK_ELEMENTS: usize = 1 << 27;
+/// Most rows of a chunk; for small vocabularies fewer, which costs nothing there.
+const MAX_ROWS: usize = 4096;
+const MAX_ROWS_SMALL: usize = 512;
+/// Vocabulary from which [`MAX_ROWS`] counts.
+const LARGE_VOCABULARY: usize = 4096;
+
+/// Rows of each chunk but the last on a CUDA device, for a vocabulary of `v` tokens; memory plans need it on any machine.
+pub fn device_chunk_rows(v: usize) -> usize {
+    let most = if v < LARGE_VOCABULARY { MAX_ROWS_SMALL } else { MAX_ROWS };
+    (CHUNK_ELEMENTS / v.max(1)).clamp(1, most)
+}
+
 /// Target of a row that takes no part.
 pub const IGNORED: i32 = -100;
 

@@ -1,0 +1,296 @@
+//! What a training run needs of a device's memory, before anything of it is allocated.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use kernels_cubecl::DeviceMemory;
+use model_core::ModelConfig;
+use model_core::hf::read_config;
+
+use super::step::{AdapterShape, Head, Shapes, StepMemory, replay};
+use crate::config::{Arithmetic, MasterKind, MomentsKind};
+use crate::{TrainConfig, TrainError};
+
+/// The device's context, its kernels and the workspace of the matrix library: measured on an H100, where it is what the
+/// driver counts beyond the buffers of a run, within some MiB for models from 125M to 7B parameters.
+const LIBRARIES: u64 = 625 << 20;
+/// Parameters that share the scales of 8-bit moments.
+const MOMENT_BLOCK: u64 = 256;
+
+/// What a stage trains, as far as its memory goes.
+#[derive(Clone, Debug)]
+pub struct Workload {
+    /// Folder of the model.
+    pub model_dir: PathBuf,
+    /// Settings of the loop.
+    pub train: TrainConfig,
+    /// How the loss reads the hidden states.
+    pub head: Head,
+    /// Adapters, where only they train; counted as if every projection had one.
+    pub adapter: Option<AdapterShape>,
+}
+
+/// Bytes of a run on a device by what they are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryPlan {
+    /// Parameters in the type of the run.
+    pub weights: u64,
+    /// What is missing to the exact f32 values of bf16 weights.
+    pub remainder: u64,
+    /// The optimizer's moments.
+    pub moments: u64,
+    /// Summed gradients.
+    pub gradients: u64,
+    /// What the graph keeps between forward and backward, the head's gradients included.
+    pub activations: u64,
+    /// Buffers that live for one op: the chunk of logits before all.
+    pub passing: u64,
+    /// What gradients, activations and passing buffers have in common, because the pool gives a freed buffer to the next one
+    /// of its size.
+    pub shared: u64,
+    /// Context, kernels, workspace.
+    pub libraries: u64,
+}
+
+impl MemoryPlan {
+    /// The plan of a workload for a model.
+    pub fn new(model: &ModelConfig, train: &TrainConfig, head: Head, adapter: Option<AdapterShape>) -> Self {
+        let half = train.precision != Arithmetic::F32;
+        let element = if half { 2 } else { 4 };
+        let adapters = adapter.map_or(0, |adapter| adapter_params(model, adapter.rank));
+        let all = model.n_params() + adapters;
+        let trainable = if adapter.is_some() { adapters } else { all };
+        let shapes = Shapes {
+            element,
+            fp8: train.precision == Arithmetic::Fp8,
+            tokens: train.tokens_per_micro_batch,
+            recomputed: train.recompute.blocks(model.n_layers) as u64,
+            accumulate: train.tokens_per_step > train.tokens_per_micro_batch,
+            head,
+            adapter,
+        };
+        let StepMemory { gradients, kept, apart, together } = replay(model, &shapes);
+        Self {
+            weights: all * element,
+            remainder: if half && train.master == MasterKind::Remainder { 2 * trainable } else { 0 },
+            moments: match train.moments {
+                MomentsKind::Full => 8 * trainable,
+                MomentsKind::Packed => 2 * (trainable + 4 * trainable.div_ceil(MOMENT_BLOCK)),
+            },
+            gradients,
+            activations: kept,
+            passing: apart.saturating_sub(gradients + kept),
+            shared: (gradients + kept).max(apart) - together,
+            libraries: LIBRARIES,
+        }
+    }
+
+    /// Everything together.
+    pub fn total(&self) -> u64 {
+        let step = self.gradients + self.activations + self.passing - self.shared;
+        self.weights + self.remainder + self.moments + step + self.libraries
+    }
+}
+
+impl Workload {
+    /// The plan for the model in the folder.
+    ///
+    /// # Errors
+    /// A folder without a readable configuration.
+    pub fn plan(&self) -> Result<MemoryPlan, TrainError> {
+        Ok(self.plan_for(&read_config(&self.model_dir)?, &self.train))
+    }
+
+    fn plan_for(&self, model: &ModelConfig, train: &TrainConfig) -> MemoryPlan {
+        MemoryPlan::new(model, train, self.head, self.adapter)
+    }
+
+    /// The plan, where the device has memory enough for it.
+    ///
+    /// # Errors
+    /// [`TrainError::NoDeviceMemory`] with what would need less, when it has too little; as [`Workload::plan`].
+    pub fn require(&self, memory: DeviceMemory) -> Result<MemoryPlan, TrainError> {
+        self.require_for(&read_config(&self.model_dir)?, memory)
+    }
+
+    fn require_for(&self, model: &ModelConfig, memory: DeviceMemory) -> Result<MemoryPlan, TrainError> {
+        let plan = self.plan_for(model, &self.train);
+        if plan.total() <= memory.free {
+            return Ok(plan);
+        }
+        let cheaper =
+            cheaper(&self.train).into_iter().map(|(what, train)| (what, self.plan_for(model, &train).total()));
+        let advice: Vec<String> = cheaper
+            .filter(|(_, needs)| *needs < plan.total())
+            .map(|(what, needs)| format!("{what} needs {}", gib(needs)))
+            .collect();
+        let advice = match &advice[..] {
+            [] => "use a device with more memory or a smaller model".to_owned(),
+            some => some.join(", "),
+        };
+        Err(TrainError::NoDeviceMemory { plan: Box::new(plan), free: memory.free, advice })
+    }
+}
+
+/// Settings that need less memory, one change each.
+fn cheaper(train: &TrainConfig) -> Vec<(String, TrainConfig)> {
+    let half = train.tokens_per_micro_batch / 2;
+    vec![
+        ("precision = \"bf16\"".to_owned(), TrainConfig { precision: Arithmetic::Bf16, ..train.clone() }),
+        ("moments = \"8bit\"".to_owned(), TrainConfig { moments: MomentsKind::Packed, ..train.clone() }),
+        ("recompute = true".to_owned(), TrainConfig { recompute: true.into(), ..train.clone() }),
+        (
+            format!("tokens_per_micro_batch = {half}"),
+            TrainConfig { tokens_per_micro_batch: half.max(1), ..train.clone() },
+        ),
+    ]
+}
+
+/// Parameters of an adapter on every projection.
+fn adapter_params(model: &ModelConfig, rank: u64) -> u64 {
+    let heads = model.heads();
+    let [d, f, q, w] = [model.d_model, model.d_ff, heads.q_width(), heads.width()].map(|n| n as u64);
+    // q, k, v; o; gate, up; down.
+    let sides = (3 * d + w) + (q + d) + 2 * (d + f) + (f + d);
+    rank * sides * model.n_layers as u64
+}
+
+fn gib(bytes: u64) -> String {
+    format!("{:.2} GiB", bytes as f64 / f64::from(1u32 << 30))
+}
+
+impl fmt::Display for MemoryPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "memory plan: {}", gib(self.total()))?;
+        for (sign, name, bytes) in [
+            (' ', "weights", self.weights),
+            (' ', "remainder to f32", self.remainder),
+            (' ', "moments", self.moments),
+            (' ', "gradients", self.gradients),
+            (' ', "activations", self.activations),
+            (' ', "passing buffers", self.passing),
+            ('-', "shared by the three", self.shared),
+            (' ', "context and libraries", self.libraries),
+        ] {
+            if bytes > 0 {
+                writeln!(f, "  {name:<22}{sign}{}", gib(bytes))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Recompute;
+    use crate::tests::tiny;
+
+    const CASES: [(&str, Arithmetic, MomentsKind, u64, f64); 9] = {
+        use Arithmetic::{Bf16, F32, Fp8};
+        use MomentsKind::{Full, Packed};
+        [
+            ("7b", Bf16, Packed, 1, 52.05),
+            ("7b-wide", Bf16, Packed, 1, 61.93),
+            ("7b-wide", Bf16, Packed, 4, 75.21),
+            ("1b", Bf16, Packed, 1, 16.36),
+            ("7b", Fp8, Packed, 1, 53.27),
+            ("7b-wide", Fp8, Packed, 4, 73.49),
+            ("125m", Bf16, Full, 1, 4.74),
+            ("125m", Bf16, Packed, 4, 3.99),
+            ("125m", F32, Full, 1, 6.27),
+        ]
+    };
+
+    fn settings(precision: Arithmetic, moments: MomentsKind, micro_batches: u64) -> TrainConfig {
+        let tokens = 4096;
+        TrainConfig {
+            precision,
+            moments,
+            tokens_per_micro_batch: tokens,
+            tokens_per_step: tokens * micro_batches,
+            ..tiny::config(10)
+        }
+    }
+
+    fn plan(model: &ModelConfig, train: &TrainConfig) -> MemoryPlan {
+        MemoryPlan::new(model, train, Head::CrossEntropy, None)
+    }
+
+    /// What `perf train` measured on an H100 with 80 GB, everything in use included: GiB with 4 rows of 1024 tokens.
+    #[test]
+    fn the_plan_is_what_was_measured() {
+        for (name, precision, moments, micro_batches, measured) in CASES {
+            let model = ModelConfig::preset(name).unwrap();
+            let plan = plan(&model, &settings(precision, moments, micro_batches));
+            let planned = plan.total() as f64 / f64::from(1u32 << 30);
+            assert!((planned / measured - 1.0).abs() < 0.05, "{name} {precision:?}: measured {measured} GiB\n{plan}");
+        }
+    }
+
+    #[test]
+    fn parts_are_exact_where_they_are_counts() {
+        let model = ModelConfig::preset("7b").unwrap();
+        let n = model.n_params();
+        let with = |train: &TrainConfig| plan(&model, train);
+        let base = settings(Arithmetic::Bf16, MomentsKind::Packed, 4);
+        let planned = with(&base);
+        assert_eq!((planned.weights, planned.remainder, planned.gradients), (2 * n, 2 * n, 2 * n));
+        assert_eq!(planned.moments, 2 * n + 8 * n.div_ceil(256));
+        assert_eq!(planned.shared, 0, "later micro-batches find all gradients there");
+        let stochastic = with(&TrainConfig { master: MasterKind::Stochastic, ..base.clone() });
+        assert_eq!((stochastic.remainder, planned.total() - stochastic.total()), (0, 2 * n));
+        let full = with(&TrainConfig { precision: Arithmetic::F32, moments: MomentsKind::Full, ..base });
+        assert_eq!((full.weights, full.remainder, full.moments, full.gradients), (4 * n, 0, 8 * n, 4 * n));
+    }
+
+    #[test]
+    fn adapters_have_gradients_and_moments_of_their_own_size_only() {
+        let model = ModelConfig::preset("125m").unwrap();
+        let train = settings(Arithmetic::Bf16, MomentsKind::Full, 1);
+        let adapter =
+            |dropout| MemoryPlan::new(&model, &train, Head::CrossEntropy, Some(AdapterShape { rank: 8, dropout }));
+        let n = adapter_params(&model, 8);
+        let plain = adapter(false);
+        assert_eq!((plain.gradients, plain.moments, plain.remainder), (2 * n, 8 * n, 2 * n));
+        assert!(plain.total() < plan(&model, &train).total() && plain.total() < adapter(true).total());
+        let preference = MemoryPlan::new(&model, &train, Head::Logprobs, None);
+        assert!(preference.total() > 3 << 30, "{preference}");
+    }
+
+    #[test]
+    fn too_little_memory_is_an_error_that_says_what_to_change() {
+        let model = ModelConfig::preset("7b-wide").unwrap();
+        let train = settings(Arithmetic::Bf16, MomentsKind::Full, 4);
+        let workload =
+            Workload { model_dir: PathBuf::new(), train: train.clone(), head: Head::CrossEntropy, adapter: None };
+        let check = |free: u64| workload.require_for(&model, DeviceMemory { free, total: 80 << 30 });
+        let error = check(79 << 30).unwrap_err();
+        assert_eq!(error.exit_code(), 4);
+        let text = error.to_string();
+        for want in ["8bit", "recompute = true", "tokens_per_micro_batch = 2048", "moments", "bytes of device memory"] {
+            assert!(text.contains(want), "{want} in {text}");
+        }
+        assert!(!text.contains("bf16"), "it is bf16 already: {text}");
+        let enough = plan(&model, &train);
+        assert_eq!(check(enough.total()).unwrap(), enough);
+    }
+
+    /// Recomputing must leave one block's activations and the blocks' inputs.
+    #[test]
+    fn recomputing_keeps_the_inputs_of_the_blocks() {
+        let model = ModelConfig::preset("7b").unwrap();
+        let train = settings(Arithmetic::Bf16, MomentsKind::Packed, 4);
+        let (kept, again) =
+            (plan(&model, &train), plan(&model, &TrainConfig { recompute: true.into(), ..train.clone() }));
+        let stream = 4096 * 4096 * 2;
+        assert!(again.activations < kept.activations / 8, "{again}");
+        assert!(again.activations > 32 * stream, "{again}");
+        assert!(again.total() < kept.total());
+        // Block by block the kept activations shrink; the last one has to be whole once more in any case.
+        let first = |n| plan(&model, &TrainConfig { recompute: Recompute::First(n), ..train.clone() });
+        assert_eq!((first(0), first(32), first(99)), (kept, again, again));
+        let activations: Vec<u64> = (0..=32).map(|n| first(n).activations).collect();
+        assert!(activations.windows(2).all(|pair| pair[1] < pair[0]), "{activations:?}");
+    }
+}
