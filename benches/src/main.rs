@@ -2,6 +2,7 @@
 
 mod check;
 mod cpu;
+mod generate;
 mod gpu;
 mod train;
 
@@ -32,6 +33,8 @@ enum Command {
     Gpu(gpu::Arguments),
     /// Complete training steps of a named model through the real loop, on random tokens
     Train(train::Arguments),
+    /// Greedy decoding of a named model with random weights, beside what the memory's bandwidth allows
+    Generate(generate::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         Command::Check(arguments) => check::run(&arguments),
         Command::Gpu(arguments) => gpu::run(&arguments),
         Command::Train(arguments) => train::run(&arguments),
+        Command::Generate(arguments) => generate::run(&arguments),
     };
     result.unwrap_or_else(|error| {
         eprintln!("perf: {error:#}");
