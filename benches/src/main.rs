@@ -3,6 +3,7 @@
 mod check;
 mod cpu;
 mod curve;
+mod generate;
 mod gpu;
 mod train;
 
@@ -35,6 +36,8 @@ enum Command {
     Train(train::Arguments),
     /// Losses of a training run on a token file, for comparison with another trainer
     Curve(curve::Arguments),
+    /// Greedy decoding of a named model with random weights, beside what the memory's bandwidth allows
+    Generate(generate::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         Command::Gpu(arguments) => gpu::run(&arguments),
         Command::Train(arguments) => train::run(&arguments),
         Command::Curve(arguments) => curve::run(&arguments),
+        Command::Generate(arguments) => generate::run(&arguments),
     };
     result.unwrap_or_else(|error| {
         eprintln!("perf: {error:#}");

@@ -24,18 +24,27 @@ impl Args {
     /// # Errors
     /// When it is there twice, or without a value.
     pub(crate) fn option(&mut self, name: &str) -> Result<Option<String>> {
-        let mut found = None;
+        let mut found = self.options(name)?;
+        if found.len() > 1 {
+            bail!("`{name}` is there twice");
+        }
+        Ok(found.pop())
+    }
+
+    /// Takes every `name value` and `name=value`, in their order.
+    ///
+    /// # Errors
+    /// When one is without a value.
+    pub(crate) fn options(&mut self, name: &str) -> Result<Vec<String>> {
+        let mut found = Vec::new();
         let is_it = |arg: &String| arg == name || arg.strip_prefix(name).is_some_and(|rest| rest.starts_with('='));
         while let Some(at) = self.rest.iter().position(is_it) {
             let arg = self.rest.remove(at);
-            let value = match arg.split_once('=') {
+            found.push(match arg.split_once('=') {
                 Some((_, value)) => value.to_owned(),
                 None if at < self.rest.len() && !self.rest[at].starts_with("--") => self.rest.remove(at),
                 None => bail!("`{name}` needs a value"),
-            };
-            if found.replace(value).is_some() {
-                bail!("`{name}` is there twice");
-            }
+            });
         }
         Ok(found)
     }
@@ -81,6 +90,9 @@ mod tests {
         assert_eq!(got.option("--from").unwrap(), None);
         assert!(got.flag("--resume") && !got.flag("--resume"));
         got.finish().unwrap();
+        let mut got = args("--set a.b=1 --set=c=2 --resume");
+        assert_eq!(got.options("--set").unwrap(), ["a.b=1", "c=2"]);
+        assert!(got.options("--set").unwrap().is_empty() && got.flag("--resume"));
     }
 
     #[test]

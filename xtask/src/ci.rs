@@ -11,22 +11,45 @@ use crate::{tidy, workspace};
 /// cargo's arguments of a check, and what must stand in its environment.
 struct Check {
     name: &'static str,
-    args: &'static [&'static str],
+    args: Vec<String>,
     env: Option<(&'static str, &'static str)>,
+    /// Whether it runs something and not only looks at the sources.
+    is_test: bool,
 }
 
-const FMT: Check = Check { name: "fmt", args: &["fmt", "--all", "--check"], env: None };
-const CLIPPY: Check = Check {
-    name: "clippy",
-    args: &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"],
-    env: None,
-};
-const TEST: Check = Check { name: "test", args: &["test", "--workspace", "--locked"], env: None };
-const DOC: Check = Check {
-    name: "doc",
-    args: &["doc", "--workspace", "--no-deps", "--locked"],
-    env: Some(("RUSTDOCFLAGS", "-D warnings")),
-};
+impl Check {
+    fn new(name: &'static str, args: &str) -> Self {
+        let args = args.split_whitespace().map(str::to_owned).collect();
+        Self { name, args, env: None, is_test: false }
+    }
+
+    fn test(name: &'static str, args: &str) -> Self {
+        Self { is_test: true, ..Self::new(name, args) }
+    }
+}
+
+/// Every check that cargo does, in their order.
+///
+/// The feature `cuda` is built too, so that it cannot rot between two machines with a GPU: its lints, what of the CUDA
+/// modules needs no GPU, and `perf check`, which says what it could not run here.
+fn checks(metadata: &serde_json::Value) -> Vec<Check> {
+    let cuda: Vec<&str> = workspace::cuda_packages(metadata).filter_map(|package| package["name"].as_str()).collect();
+    let packages: Vec<String> = cuda.iter().map(|name| format!("--package {name}")).collect();
+    let features: Vec<String> = cuda.iter().map(|name| format!("{name}/cuda")).collect();
+    let (packages, features) = (packages.join(" "), features.join(","));
+    vec![
+        Check::new("fmt", "fmt --all --check"),
+        Check::new("clippy", "clippy --workspace --all-targets --locked -- -D warnings"),
+        Check::new(
+            "clippy-cuda",
+            &format!("clippy {packages} --all-targets --locked --features {features} -- -D warnings"),
+        ),
+        Check { env: Some(("RUSTDOCFLAGS", "-D warnings")), ..Check::new("doc", "doc --workspace --no-deps --locked") },
+        Check::test("test", "test --workspace --locked"),
+        Check::test("test-cuda", "test --locked --package kernels-cubecl --features cuda --lib -- cuda::"),
+        Check::test("perf-cuda", "run --locked --package perf --features cuda -- check"),
+    ]
+}
 
 /// Runs every check, also behind a failed one, and fails when any did.
 pub(crate) fn command(mut args: Args) -> Result<()> {
@@ -42,17 +65,34 @@ pub(crate) fn command(mut args: Args) -> Result<()> {
     };
     let start = Instant::now();
     note("tidy", tidy::run(&root)?.is_empty(), start);
-    for check in [FMT, CLIPPY, DOC, TEST] {
-        if skip_tests && check.name == TEST.name {
+    for check in checks(&workspace::metadata(&root)?) {
+        if skip_tests && check.is_test {
             continue;
         }
         let start = Instant::now();
         let mut cargo = workspace::cargo(&root);
-        let status = cargo.args(check.args).envs(check.env).status().context("cannot start cargo")?;
+        let status = cargo.args(&check.args).envs(check.env).status().context("cannot start cargo")?;
         note(check.name, status.success(), start);
     }
     if failed.is_empty() {
         return Ok(());
     }
     Err(Failure::new(FAILED, format!("ci: failed: {}", failed.join(", "))).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_package_with_cuda_is_linted_with_it() {
+        let root = workspace::root().unwrap();
+        let checks = checks(&workspace::metadata(&root).unwrap());
+        let lint = checks.iter().find(|check| check.name == "clippy-cuda").unwrap();
+        for name in ["kernels-cubecl", "trainer", "stage-pretrain", "gates-eval", "perf"] {
+            assert!(lint.args.contains(&name.to_owned()), "{:?}", lint.args);
+            assert!(lint.args.iter().any(|arg| arg.contains(&format!("{name}/cuda"))), "{:?}", lint.args);
+        }
+        assert!(!lint.args.contains(&"xtask".to_owned()));
+    }
 }

@@ -22,8 +22,11 @@ use failure::{Failure, USAGE};
 const HELP: &str = "\
 cargo xtask COMMAND
 
-  pipeline [--config FILE] [--run NAME] [--device D] [--resume] [--from STEP] [--until STEP]
-           runs every step of the pipeline (default configs/pipeline/demo.toml); what is there and unchanged is skipped
+  pipeline [--config FILE] [--run NAME] [--device D] [--resume] [--from STEP] [--until STEP] [--programs DIR]
+           [--set KEY=VALUE]...
+           runs every step of the pipeline (default configs/pipeline/demo.toml); what is there and unchanged is skipped;
+           a device cuda:N builds the programs with CUDA; --programs runs those of a folder and builds nothing;
+           --set is a configuration key for every stage, such as train.precision=bf16
   report RUN
            prints the table, the gates' verdicts and the loss curves of runs/RUN
   plan --config FILE [--model DIR]

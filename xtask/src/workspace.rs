@@ -65,6 +65,11 @@ pub(crate) fn metadata(root: &Path) -> Result<serde_json::Value> {
     serde_json::from_str(&text).context("cargo metadata did not print JSON")
 }
 
+/// The packages that have a feature `cuda`, in what [`metadata`] says.
+pub(crate) fn cuda_packages(metadata: &serde_json::Value) -> impl Iterator<Item = &serde_json::Value> {
+    metadata["packages"].as_array().into_iter().flatten().filter(|package| package["features"]["cuda"].is_array())
+}
+
 /// What cargo prints for these arguments.
 pub(crate) fn cargo_output(root: &Path, args: &[&str]) -> Result<String> {
     let output = cargo(root).args(args).output().context("cannot start cargo")?;

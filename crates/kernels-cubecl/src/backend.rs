@@ -4,9 +4,9 @@
 //! `_fwd`, `_bwd`, `_dx`, `_dw` ones are the pieces that node is made of and run on the inner backend only. All names start
 //! with `lm_`, because burn's own traits already own `linear`, `attention` and `embedding`.
 
-use burn::tensor::TensorMetadata;
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::{FloatTensor, IntTensor};
+use burn::tensor::{DType, FloatDType, TensorMetadata};
 
 use crate::{AdamW, Fp8, Fp8Gradients, Fp8Saved, HeadLayout, Master, Moments, portable};
 
@@ -52,6 +52,11 @@ pub trait LmBackend: Backend {
     /// `y[.., o] = x[.., i] · weight[o, i]ᵀ`.
     fn lm_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
         portable::linear::<Self>(x, weight)
+    }
+    /// As [`LmBackend::lm_linear`], with the result in f32 whatever the operands' type; no gradient of its own.
+    fn lm_linear_f32(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        let y = Self::lm_linear(x, weight);
+        if y.dtype() == DType::F32 { y } else { Self::float_cast(y, FloatDType::F32) }
     }
     /// `dx[.., i] = dy[.., o] · weight[o, i]`.
     fn lm_linear_dx(dy: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {

@@ -177,6 +177,27 @@ impl FromStr for DeviceChoice {
     }
 }
 
+impl FromStr for Precision {
+    type Err = KernelError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "f32" => Ok(Self::F32),
+            "bf16" => Ok(Self::Bf16),
+            _ => Err(KernelError::UnknownPrecision(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        })
+    }
+}
+
 impl fmt::Display for DeviceChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -203,6 +224,15 @@ mod tests {
             let error = text.parse::<DeviceChoice>().unwrap_err();
             assert_eq!(error.exit_code(), 2, "{text:?}: {error}");
         }
+    }
+
+    #[test]
+    fn precision_text_parses_and_prints() {
+        for (text, precision) in [("f32", Precision::F32), ("bf16", Precision::Bf16)] {
+            assert_eq!(text.parse::<Precision>().unwrap(), precision);
+            assert_eq!(precision.to_string(), text);
+        }
+        assert_eq!("fp8".parse::<Precision>().unwrap_err().exit_code(), 2);
     }
 
     #[test]

@@ -10,6 +10,9 @@ pub enum KernelError {
     /// The text after `--device` is not a device.
     #[error("parse device: expected auto, cpu or cuda:N, got {0:?}; for example --device cpu")]
     UnknownDevice(String),
+    /// The text after `--precision` is not an element type.
+    #[error("parse precision: expected f32 or bf16, got {0:?}; for example --precision f32")]
+    UnknownPrecision(String),
     /// A CUDA device was asked for and this program has no CUDA support.
     #[error(
         "open device cuda:{0}: this program was built without CUDA; use --device cpu or build with the feature cuda"
@@ -72,7 +75,7 @@ impl KernelError {
     /// Exit code of a program that ends with this error: 2 for bad usage, 4 for something that the environment lacks.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::UnknownDevice(_) | Self::Target { .. } => 2,
+            Self::UnknownDevice(_) | Self::UnknownPrecision(_) | Self::Target { .. } => 2,
             Self::NoCuda(_)
             | Self::NoBf16
             | Self::TwoPrecisions(_)

@@ -27,6 +27,21 @@ pub fn linear<B: LmBackend, const D: usize>(x: Tensor<B, D>, weight: Tensor<B, 2
     wrap(B::lm_linear(unwrap(x), unwrap(weight)))
 }
 
+/// [`linear`] with its sums as they are: the result is f32 also where `x` and `weight` are bf16. For logits that are compared
+/// with each other, where rounding to 8 bits would make ties; it has no gradient of its own.
+///
+/// # Shapes
+/// `x [.., i]`, `weight [o, i]`, result `[.., o]`.
+pub fn linear_f32<B: LmBackend, const D: usize>(x: Tensor<B, D>, weight: Tensor<B, 2>) -> Tensor<B, D> {
+    let (x_dims, w_dims) = (x.dims(), weight.dims());
+    assert_eq!(
+        x_dims[D - 1],
+        w_dims[1],
+        "linear_f32: last axis of x {x_dims:?} must match weight [out, in] {w_dims:?}"
+    );
+    wrap(B::lm_linear_f32(unwrap(x), unwrap(weight)))
+}
+
 /// [`linear`] with operands rounded to FP8, one scale per tensor; see [`crate::ops::linear_fp8`].
 ///
 /// Without a history the scales are those of the tensors now. With one, a tracked leaf, they come from its largest entries, and

@@ -41,8 +41,8 @@ pub use error::KernelError;
 pub use fp8::{Fp8, Fp8Gradients, Fp8Saved};
 pub use functions::{
     CrossEntropy, TokenStats, adamw_step, add_assign, add_rms_norm, attention, attention_cached, clip_scale, embedding,
-    embedding_backward_acc, linear, linear_cross_entropy, linear_fp8, rms_norm, rope_qkv, sum_parts, sum_squares,
-    sum_squares_into, sum_squares_parts, swiglu, token_logprobs, token_stats,
+    embedding_backward_acc, linear, linear_cross_entropy, linear_f32, linear_fp8, rms_norm, rope_qkv, sum_parts,
+    sum_squares, sum_squares_into, sum_squares_parts, swiglu, token_logprobs, token_stats,
 };
 pub use layout::{HeadLayout, Spans};
 pub use leaf::Leaf;

@@ -4,19 +4,27 @@
 //! would lie alone and a batch computes what single sequences compute.
 
 use burn::tensor::backend::Backend;
-use burn::tensor::{Int, Tensor, TensorData};
-use kernels_cubecl::{LmBackend, Spans, attention_cached, linear};
+use burn::tensor::{Bool, IndexingUpdateOp, Int, Tensor, TensorData};
+use kernels_cubecl::{LmBackend, Spans, attention_cached, linear_f32};
 
 use crate::config::ModelConfig;
 use crate::decoder::Decoder;
 use crate::layers::Attention;
 use crate::rows::{PADDING, Rows};
 
-/// Keys and values of one layer, `[b, capacity, kv_width]` each.
+/// Keys and values of one layer, `[b, capacity, kv_width]` each; zero where no token is.
 #[derive(Debug)]
 struct LayerCache<B: Backend> {
     keys: Tensor<B, 3>,
     values: Tensor<B, 3>,
+}
+
+/// Where new tokens go in the stores of all layers.
+enum Places<B: Backend> {
+    /// Behind as many old tokens in every row; with a mask `[b, t]` of what is padding, where there is any.
+    Block { from: usize, padding: Option<Tensor<B, 2, Bool>> },
+    /// Token `of[i]` of the batch, counted through all rows, becomes number `to[i]` of the store, counted likewise.
+    Scattered { of: Tensor<B, 1, Int>, to: Tensor<B, 1, Int> },
 }
 
 /// The cache of a batch of sequences.
@@ -74,6 +82,27 @@ impl<B: LmBackend> KvCache<B> {
         Rows { rows: new_tokens.len(), seq_len, ids, positions, segments }
     }
 
+    /// Where the new tokens go.
+    fn places(&self, rows: &Rows) -> Places<B> {
+        let from = self.lengths[0];
+        if self.lengths.iter().all(|length| *length == from) {
+            let mask: Vec<bool> = rows.segments.iter().map(|segment| *segment == PADDING).collect();
+            let padded = mask.contains(&true);
+            let tensor = || Tensor::from_data(TensorData::new(mask, [rows.rows, rows.seq_len]), &self.device);
+            return Places::Block { from, padding: padded.then(tensor) };
+        }
+        let real: Vec<usize> = (0..rows.ids.len()).filter(|&at| rows.segments[at] != PADDING).collect();
+        let to = |&at: &usize| {
+            let (row, at) = (at / rows.seq_len, at % rows.seq_len);
+            (row * self.capacity + self.lengths[row] + at) as i32
+        };
+        let tensor = |values: Vec<i32>| Tensor::from_data(TensorData::new(values, [real.len()]), &self.device);
+        Places::Scattered {
+            of: tensor(real.iter().map(|&at| at as i32).collect()),
+            to: tensor(real.iter().map(to).collect()),
+        }
+    }
+
     /// A query sees everything up to itself, padding sees nothing.
     fn spans(&self, rows: &Rows) -> Spans<B> {
         let end = |at: usize| {
@@ -91,28 +120,35 @@ impl<B: LmBackend> KvCache<B> {
 }
 
 impl<B: LmBackend> LayerCache<B> {
-    /// Writes new keys and values behind the old ones; what stands behind a row's own tokens is never seen and is
-    /// written over later.
-    fn append(&mut self, keys: Tensor<B, 3>, values: Tensor<B, 3>, lengths: &[usize]) {
-        put(&mut self.keys, keys, lengths);
-        put(&mut self.values, values, lengths);
+    /// Writes new keys and values behind the old ones.
+    fn append(&mut self, keys: Tensor<B, 3>, values: Tensor<B, 3>, places: &Places<B>) {
+        put(&mut self.keys, keys, places);
+        put(&mut self.values, values, places);
     }
 }
 
 /// The store is taken out of its place, so that it is owned alone and written in place.
-fn put<B: LmBackend>(store: &mut Tensor<B, 3>, new: Tensor<B, 3>, lengths: &[usize]) {
-    let [rows, n_new, width] = new.dims();
-    let empty = Tensor::empty([0, 0, 0], &new.device());
-    let mut filled = std::mem::replace(store, empty);
-    if lengths.iter().all(|length| *length == lengths[0]) {
-        filled = filled.slice_assign([0..rows, lengths[0]..lengths[0] + n_new, 0..width], new);
-    } else {
-        for (row, &length) in lengths.iter().enumerate() {
-            let part = new.clone().slice([row..row + 1, 0..n_new, 0..width]);
-            filled = filled.slice_assign([row..row + 1, length..length + n_new, 0..width], part);
+///
+/// Rows of unequal length take one call for all of them: each new token is added to the zeros at its place, which is as
+/// good as written. So padding leaves zeros.
+fn put<B: LmBackend>(store: &mut Tensor<B, 3>, new: Tensor<B, 3>, places: &Places<B>) {
+    let ([rows, n_new, width], [_, capacity, _]) = (new.dims(), store.dims());
+    let empty = Tensor::empty([1, 1, 1], &new.device());
+    let filled = std::mem::replace(store, empty);
+    *store = match places {
+        Places::Block { from, padding } => {
+            let new = match padding {
+                Some(mask) => new.mask_fill(mask.clone().unsqueeze_dim::<3>(2).expand([rows, n_new, width]), 0.0),
+                None => new,
+            };
+            filled.slice_assign([0..rows, *from..from + n_new, 0..width], new)
         }
-    }
-    *store = filled;
+        Places::Scattered { of, to } => {
+            let tokens = new.reshape([rows * n_new, width]).select(0, of.clone());
+            let flat = filled.reshape([rows * capacity, width]);
+            flat.select_assign(0, to.clone(), tokens, IndexingUpdateOp::Add).reshape([rows, capacity, width])
+        }
+    };
 }
 
 impl<B: LmBackend> Decoder<B> {
@@ -120,6 +156,9 @@ impl<B: LmBackend> Decoder<B> {
     ///
     /// # Shapes
     /// `[b, vocab_size]`.
+    ///
+    /// # Numerics
+    /// f32 whatever the backend's float type: in bf16 the best tokens would often be equal.
     ///
     /// # Panics
     /// When the number of rows differs from the cache's, a row is empty, or the tokens do not fit into the cache.
@@ -132,15 +171,15 @@ impl<B: LmBackend> Decoder<B> {
         assert!(longest <= cache.capacity, "{longest} tokens in a cache of {}", cache.capacity);
 
         let input = rows.to_input::<B>(&self.config, &cache.device);
-        let spans = cache.spans(&rows);
+        let (spans, places) = (cache.spans(&rows), cache.places(&rows));
         let hidden_btd = self.hidden_with(input.ids_bt.clone(), |layer, attention, x| {
             let qkv = attention.project(x, input.cos.clone(), input.sin.clone());
-            attend(attention, qkv, &mut cache.layers[layer], &cache.lengths, &spans)
+            attend(attention, qkv, &mut cache.layers[layer], &places, &spans)
         });
         for (length, ids) in std::iter::zip(&mut cache.lengths, new_tokens) {
             *length += ids.len();
         }
-        linear(last_rows(hidden_btd, new_tokens), self.head())
+        linear_f32(last_rows(hidden_btd, new_tokens), self.head())
     }
 }
 
@@ -149,14 +188,14 @@ fn attend<B: LmBackend>(
     attention: &Attention<B>,
     qkv: Tensor<B, 3>,
     layer: &mut LayerCache<B>,
-    lengths: &[usize],
+    places: &Places<B>,
     spans: &Spans<B>,
 ) -> Tensor<B, 3> {
     let heads = attention.heads;
     let (q, kv) = (heads.q_width(), heads.kv_width());
     let [b, t, _] = qkv.dims();
     let part = |from: usize, width: usize| qkv.clone().slice([0..b, 0..t, from..from + width]);
-    layer.append(part(q, kv), part(q + kv, kv), lengths);
+    layer.append(part(q, kv), part(q + kv, kv), places);
     let (keys, values) = (layer.keys.clone(), layer.values.clone());
     let mixed = attention_cached(part(0, q), keys, values, spans, None, heads, attention.scale);
     attention.output.forward(mixed)

@@ -30,7 +30,7 @@ pub struct LoraStageConfig {
     pub domain_share: f64,
     /// Rows of one evaluation batch, and of the comparison after merging.
     pub eval_batch: usize,
-    /// Largest logit difference between adapter and merged model.
+    /// Largest logit difference between adapter and merged model, in f32; bf16 has its own bounds, because it rounds more.
     pub merge_max_diff: f64,
     /// Weight of the squared log-sum-exp.
     pub z_loss: f32,

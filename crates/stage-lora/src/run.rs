@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use data_pipeline::{RowSet, TokenRow};
-use kernels_cubecl::LmBackend;
+use kernels_cubecl::{LmBackend, Precision};
 use model_core::Decoder;
 use model_core::adapter::{MergeBounds, merge_check, weights_hash};
 use trainer::batch::check_vocab;
@@ -113,7 +113,10 @@ fn outputs<B: LmBackend>(
     merged.merge()?;
     let sample: Vec<&TokenRow> = heldout.iter().take(MERGE_ROWS).collect();
     let rows = MicroBatch::new(&sample)?.rows;
-    let bounds = MergeBounds { max_abs_logit: config.merge_max_diff, ..MergeBounds::F32 };
+    let bounds = match config.train.precision.precision() {
+        Precision::F32 => MergeBounds { max_abs_logit: config.merge_max_diff, ..MergeBounds::F32 },
+        Precision::Bf16 => MergeBounds::BF16,
+    };
     let report = merge_check(&adapted, &merged, &[rows], &bounds)?;
     println!(
         "lora: merged equals adapter on {} held-out tokens: largest logit difference {:.2e}, mean KL {:.2e}, same top token {:.4}",

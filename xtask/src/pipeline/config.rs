@@ -86,15 +86,24 @@ impl Kind {
 }
 
 impl Pipeline {
-    /// Reads and checks a pipeline; `root` is where its paths start.
-    pub(crate) fn load(root: &Path, path: &Path) -> Result<Self> {
+    /// Reads and checks a pipeline; `root` is where its paths start, `sets` are configuration keys for every stage.
+    pub(crate) fn load(root: &Path, path: &Path, sets: &[String]) -> Result<Self> {
         let text = crate::workspace::read(root, path)?;
-        Self::parse(root, &text).with_context(|| format!("pipeline {}", path.display()))
+        Self::parse_with(root, &text, sets).with_context(|| format!("pipeline {}", path.display()))
     }
 
     /// Parses and checks the text of a pipeline.
+    #[cfg(test)]
     pub(crate) fn parse(root: &Path, text: &str) -> Result<Self> {
-        let pipeline: Self = toml::from_str(text)?;
+        Self::parse_with(root, text, &[])
+    }
+
+    fn parse_with(root: &Path, text: &str, sets: &[String]) -> Result<Self> {
+        let mut pipeline: Self = toml::from_str(text)?;
+        // As if they stood in the file: the same checks apply, and a step with another setting is another step.
+        for step in pipeline.steps.iter_mut().filter(|step| step.kind == Kind::Stage) {
+            step.args.extend(sets.iter().flat_map(|set| ["--set".to_owned(), set.clone()]));
+        }
         ensure!(pipeline.version == 1, "`version` must be 1, found {}", pipeline.version);
         ensure!(is_name(&pipeline.name), "`name` must be letters, digits, - and _, found {:?}", pipeline.name);
         ensure!(!pipeline.steps.is_empty(), "`steps` must have at least one step");
@@ -298,6 +307,21 @@ show = ["heldout.bits_per_byte"]
             let message = format!("{:#}", parse(&GOOD.replacen(from, to, 1)).unwrap_err());
             assert!(message.contains(want), "{to}: {message}");
         }
+    }
+
+    #[test]
+    fn settings_reach_every_stage_and_only_stages() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join("configs")).unwrap();
+        std::fs::write(root.path().join("configs/data.toml"), "").unwrap();
+        let with = |set: &str| Pipeline::parse_with(root.path(), GOOD, &[set.to_owned()]);
+        let (plain, set) = (Pipeline::parse(root.path(), GOOD).unwrap(), with("train.precision=bf16").unwrap());
+        assert_eq!(set.steps[1].args[plain.steps[1].args.len()..], ["--set", "train.precision=bf16"]);
+        for other in [0, 2] {
+            assert_eq!(set.steps[other].args, plain.steps[other].args);
+        }
+        let message = format!("{:#}", with("data={run}/elsewhere").unwrap_err());
+        assert!(message.contains("neither an input nor an output"), "{message}");
     }
 
     #[test]

@@ -31,9 +31,10 @@ pub(crate) fn command(mut args: Args) -> Result<()> {
     let config = args.option("--config")?.unwrap_or_else(|| DEFAULT.into());
     let (run, device) = (args.option("--run")?, args.option("--device")?.unwrap_or_else(|| "auto".into()));
     let (from, until) = (args.option("--from")?, args.option("--until")?);
+    let (prebuilt, sets) = (args.option("--programs")?, args.options("--set")?);
     let resume = args.flag("--resume");
     args.finish()?;
-    let pipeline = Pipeline::load(&root, Path::new(&config))?;
+    let pipeline = Pipeline::load(&root, Path::new(&config), &sets)?;
     let range = Range {
         from: from.map(|name| pipeline.index(&name)).transpose()?,
         until: until.map(|name| pipeline.index(&name)).transpose()?.unwrap_or(pipeline.steps.len() - 1),
@@ -47,7 +48,11 @@ pub(crate) fn command(mut args: Args) -> Result<()> {
         let message = format!("{config} needs {} from you; its comments say what belongs there", missing.join(", "));
         return Err(Failure::new(USAGE, message).into());
     }
-    let programs = build::programs(&place.root, &pipeline)?;
+    let programs = match prebuilt {
+        // Absolute, because the programs are started in the repository's root and not here.
+        Some(dir) => build::prebuilt(&std::path::absolute(dir).context("`--programs`")?, &pipeline)?,
+        None => build::programs(&place.root, &pipeline, &place.device)?,
+    };
     let run_dir = place.run_dir();
     for folder in ["steps", "logs"] {
         let dir = run_dir.join(folder);

@@ -20,7 +20,7 @@ pub(crate) fn check(root: &Path) -> Result<Vec<Finding>> {
         if let Err(error) = text.parse::<toml::Table>() {
             findings.push(Finding::new(path, 0, format!("is not TOML: {error}")));
         } else if path.starts_with("configs/pipeline") {
-            match Pipeline::load(root, path) {
+            match Pipeline::load(root, path, &[]) {
                 Ok(pipeline) => findings.extend(check_gates(root, path, &pipeline, &mut used)),
                 Err(error) => findings.push(Finding::new(path, 0, format!("{error:#}"))),
             }

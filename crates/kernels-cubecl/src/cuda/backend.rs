@@ -1,5 +1,6 @@
 //! The overrides of the CUDA backend: every op of the trait.
 
+use burn::tensor::DType;
 use burn::tensor::ops::{FloatTensor, IntTensor};
 use burn_cubecl::{BoolElement, CubeBackend, FloatElement, IntElement};
 
@@ -16,6 +17,11 @@ impl<F: FloatElement, I: IntElement, T: BoolElement> LmBackend for CubeBackend<R
     fn lm_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
         faults::enter("linear");
         gemm::linear(x, weight)
+    }
+
+    fn lm_linear_f32(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        faults::enter("linear in f32");
+        gemm::linear_into(x, weight, Some(DType::F32))
     }
 
     fn lm_linear_dx(dy: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {

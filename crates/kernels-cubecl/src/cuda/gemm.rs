@@ -130,11 +130,16 @@ pub(crate) fn paired(a: Buffer, b: Buffer) -> (Buffer, Buffer) {
 
 /// `x[.., i] · weight[o, i]ᵀ`.
 pub(crate) fn linear(x: Buffer, weight: Buffer) -> Buffer {
+    linear_into(x, weight, None)
+}
+
+/// As [`linear`], with the result in this type where one is given.
+pub(crate) fn linear_into(x: Buffer, weight: Buffer, dtype: Option<DType>) -> Buffer {
     let (x, weight) = paired(x, weight);
     let ((m, k), n) = (rows(&x.shape()), weight.shape()[0]);
-    let y = empty(&x, with_last(&x.shape(), n), x.dtype);
+    let y = empty(&x, with_last(&x.shape(), n), dtype.unwrap_or(x.dtype));
     if m * n == 0 || k == 0 {
-        return zeros(&x, y.shape(), x.dtype);
+        return zeros(&x, y.shape(), y.dtype);
     }
     gemm("linear", &x, &weight, &y, Gemm { m, n, k, a_transposed: false, b_transposed: true, accumulate: false });
     y

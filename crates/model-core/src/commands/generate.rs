@@ -4,7 +4,7 @@ use std::io::{IsTerminal, stdout};
 use std::path::PathBuf;
 
 use anyhow::Context;
-use kernels_cubecl::{DeviceChoice, LmBackend, on_device};
+use kernels_cubecl::{DeviceChoice, LmBackend, Precision, on_device};
 use model_core::generate::{Continuation, Finish, generate_watched};
 use model_core::{Chat, ChatFormat, Decoder, Message, ModelError, Role, Sampling, Tokenizer};
 use serde_json::json;
@@ -35,6 +35,9 @@ pub(crate) struct Arguments {
     /// auto, cpu or cuda:N.
     #[arg(long, default_value_t)]
     device: DeviceChoice,
+    /// Element type of weights and activations: f32, or bf16 on CUDA.
+    #[arg(long, default_value_t)]
+    precision: Precision,
     /// Prints ids, text and reason of the end as JSON.
     #[arg(long)]
     json: bool,
@@ -54,7 +57,8 @@ struct Input {
 
 /// Runs the command.
 pub(crate) fn run(args: &Arguments) -> anyhow::Result<()> {
-    let answer = on_device!(args.device.resolve()?, B, device => answer::<B>(args, &device))??;
+    let device = args.device.resolve()?.with(args.precision)?;
+    let answer = on_device!(device, B, device => answer::<B>(args, &device))??;
     println!("{}", if stdout().is_terminal() { visible(&answer) } else { answer });
     Ok(())
 }
@@ -182,6 +186,9 @@ mod tests {
         assert!(parse("generate --model m").is_err(), "something to continue");
         assert!(parse("generate --model m --prompt a --chat b").is_err(), "one thing to continue");
         assert!(parse("generate --model m --prompt a --device gpu").is_err());
+        assert!(parse("generate --model m --prompt a --precision fp8").is_err());
+        let in_bf16 = parse("generate --model m --prompt a --device cpu --precision bf16").unwrap();
+        assert_eq!(crate::commands::exit_code(&run(&in_bf16).unwrap_err()), 4, "the CPU has no bf16");
         for vocab_size in [258, 5000] {
             let dir = tempfile::tempdir().unwrap();
             folder(dir.path(), vocab_size);

@@ -2,6 +2,7 @@
 
 use burn::tensor::Tensor;
 use kernels_cubecl::LmBackend;
+use rayon::prelude::*;
 
 use crate::decoder::Decoder;
 use crate::error::ModelError;
@@ -136,11 +137,15 @@ fn continue_batch<B: LmBackend>(
     let mut cache = KvCache::new(&model.config, prompts.len(), capacity, &model.embedding.device());
     while !running.is_empty() {
         let unseen: Vec<&[u32]> = running.iter().map(Running::unseen).collect();
-        let logits = host_rows(model.forward_cached(&mut cache, &unseen));
+        let logits = host(model.forward_cached(&mut cache, &unseen));
+        let rows = logits.par_chunks(model.config.vocab_size);
+        let choose =
+            |(sequence, row): (&Running<'_>, &[f32])| sampling.choose(row, sequence.sequence, sequence.n_tokens);
+        let chosen: Vec<Result<u32, ModelError>> = running.par_iter().zip(rows).map(choose).collect();
         let (mut kept, mut going) = (Vec::new(), Vec::new());
-        for (row, (mut sequence, logits)) in std::iter::zip(running, &logits).enumerate() {
-            let (number, position) = (sequence.sequence, sequence.n_tokens);
-            let token = sampling.choose(logits, number, position)?;
+        let rows = logits.chunks(model.config.vocab_size).zip(chosen);
+        for (row, (mut sequence, (logits, token))) in running.into_iter().zip(rows).enumerate() {
+            let (number, position, token) = (sequence.sequence, sequence.n_tokens, token?);
             watch(Step { sequence: number, position, logits, token });
             let continuation = &mut made[sequence.index];
             match advance(&mut sequence, token, continuation, sampling, model.config.max_seq_len) {
@@ -182,10 +187,9 @@ fn advance(
     }
 }
 
-fn host_rows<B: LmBackend>(logits: Tensor<B, 2>) -> Vec<Vec<f32>> {
-    let [_, v] = logits.dims();
-    let values = logits.into_data().convert::<f32>().into_vec::<f32>().expect("data converted to f32 is f32");
-    values.chunks(v).map(<[f32]>::to_vec).collect()
+/// The values, row after row.
+fn host<B: LmBackend, const D: usize>(logits: Tensor<B, D>) -> Vec<f32> {
+    logits.into_data().convert::<f32>().into_vec::<f32>().expect("data converted to f32 is f32")
 }
 
 #[cfg(test)]

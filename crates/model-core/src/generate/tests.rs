@@ -59,15 +59,32 @@ fn a_cached_step_equals_whole_rows() {
     let ids = prompt(9);
     let rows = crate::rows::Rows::from_segments(1, 9, ids.iter().map(|id| *id as i32).collect(), vec![0; 9]).unwrap();
     let hidden = model.hidden(&rows.to_input(&model.config, &Default::default()), false);
-    let whole = host_rows(kernels_cubecl::linear(hidden.reshape([9, model.config.d_model]), model.head()));
+    let whole = host(kernels_cubecl::linear(hidden, model.head()));
     let mut cache = KvCache::new(&model.config, 1, 9, &Default::default());
     let mut from = 0;
     for upto in [4, 5, 9] {
-        let logits = host_rows(model.forward_cached(&mut cache, &[&ids[from..upto]]));
-        same_logits(&logits[0], &whole[upto - 1]);
+        let logits = host(model.forward_cached(&mut cache, &[&ids[from..upto]]));
+        same_logits(&logits, &whole[(upto - 1) * 60..upto * 60]);
         from = upto;
     }
     assert_eq!(cache.lengths(), [9]);
+}
+
+#[test]
+fn rows_of_unequal_length_take_several_tokens_each() {
+    let model = tiny(64);
+    let (long, short) = (prompt(11), prompt(7));
+    let mut cache = KvCache::new(&model.config, 2, 11, &Default::default());
+    // Unequal prompts, then unequal pieces behind them, then a step of one token each.
+    for (a, b) in [(0..6, 0..2), (6..8, 2..6), (8..9, 6..7)] {
+        let logits = host(model.forward_cached(&mut cache, &[&long[a.clone()], &short[b.clone()]]));
+        for (row, ids) in [(0, &long[..a.end]), (1, &short[..b.end])] {
+            let mut alone = KvCache::new(&model.config, 1, 11, &Default::default());
+            let want = host(model.forward_cached(&mut alone, &[ids]));
+            same_logits(&logits[row * 60..(row + 1) * 60], &want);
+        }
+    }
+    assert_eq!(cache.lengths(), [9, 7]);
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Cases of the linear layer.
 
+use burn::tensor::DType;
+
 use super::reference;
 use crate::cases::{Check, Fill, Runner};
 use crate::tolerance::Kind;
@@ -50,6 +52,9 @@ pub fn run_case<B: LmBackend>(case: &Case, runner: &mut Runner<B>) {
     let (dy, dy64) = runner.constant(Fill::Typical.values(3, m * o), [b, t, o]);
     let y = crate::linear(x.clone(), w.clone());
     runner.check("y", y.clone().inner(), &reference::forward(&x64, &w64, [m, i, o]), Kind::Product);
+    let wide = crate::linear_f32(x.clone().inner(), w.clone().inner());
+    assert_eq!(wide.dtype(), DType::F32, "linear_f32 keeps its sums");
+    runner.check("y in f32", wide, &reference::forward(&x64, &w64, [m, i, o]), Kind::Product);
     if !runner.differentiates(m) {
         return;
     }

@@ -10,7 +10,7 @@
 //!
 //! # Numerics
 //! f32 products and sums. The sums run in blocks whose borders depend on the shape alone, so results do not depend on the
-//! number of threads.
+//! number of threads. [`crate::linear_f32`] gives the sums of bf16 operands without rounding them to bf16.
 
 pub mod cases;
 pub(crate) mod cpu;
