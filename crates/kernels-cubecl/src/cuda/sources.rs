@@ -1,7 +1,7 @@
 //! A hash over the sources of all kernels, made at build time: cached kernels of another build are never used.
 
 /// The sources that kernels are generated from.
-const SOURCES: [&str; 15] = [
+const SOURCES: [&str; 16] = [
     include_str!("launch.rs"),
     include_str!("reduce.rs"),
     include_str!("../ops/accumulate/cuda.rs"),
@@ -10,6 +10,7 @@ const SOURCES: [&str; 15] = [
     include_str!("../ops/attention/cuda/flash.rs"),
     include_str!("../ops/attention/cuda/flash_backward.rs"),
     include_str!("../ops/attention/cuda/forward.rs"),
+    include_str!("../ops/attention/cuda/mma.rs"),
     include_str!("../ops/attention/cuda/tile.rs"),
     include_str!("../ops/embedding/cuda.rs"),
     include_str!("../ops/linear_cross_entropy/cuda.rs"),
