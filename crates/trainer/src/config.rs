@@ -69,13 +69,13 @@ pub struct TrainConfig {
     /// Peak arithmetic of the device in TFLOP/s, for MFU; 0 leaves MFU out.
     pub peak_tflops: f64,
     /// Element type of weights, activations and gradients.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub precision: Arithmetic,
     /// What keeps small updates of bf16 weights from being lost; means nothing in f32.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub master: MasterKind,
     /// How the optimizer stores its moments.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub moments: MomentsKind,
 }
 
@@ -104,6 +104,11 @@ impl From<bool> for Recompute {
     fn from(all: bool) -> Self {
         Self::All(all)
     }
+}
+
+/// Keys that say nothing new stay out of the lineage, so that it has what the file has.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// Arithmetic of a run.
