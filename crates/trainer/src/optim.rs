@@ -202,3 +202,32 @@ impl<B: LmBackend> Optimizer<B> {
         frame.with_leaves(stepped)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::bf16;
+    use kernels_cubecl::Cpu;
+    use kernels_cubecl::ops::adamw::master::join_all;
+
+    use super::*;
+    use crate::tests::tiny::{config, model};
+
+    #[test]
+    fn a_bf16_run_starts_from_the_exact_f32_weights() {
+        let dir = tempfile::tempdir().unwrap();
+        let exact = model();
+        exact.save(dir.path(), 1 << 30).unwrap();
+        let config = TrainConfig { precision: Arithmetic::Bf16, ..config(1) };
+        let (started, optimizer) = Optimizer::<Cpu>::start(dir.path(), &config, &Default::default()).unwrap();
+        let mut lost = 0;
+        for ((named, want), state) in started.leaves().into_iter().zip(exact.leaves()).zip(&optimizer.states) {
+            let working: Vec<bf16> = named.leaf.into_data().into_vec().unwrap();
+            let want: Vec<f32> = want.leaf.into_data().into_vec().unwrap();
+            let Some(LeafState { master: Master::Remainder(remainder), .. }) = state else { panic!("{}", named.name) };
+            let remainder: Vec<i32> = remainder.clone().into_data().into_vec().unwrap();
+            assert_eq!(join_all(&working, &remainder), want, "{}", named.name);
+            lost += working.iter().zip(&want).filter(|(working, want)| working.to_f32() != **want).count();
+        }
+        assert!(lost > 100, "bf16 alone must lose something, or this shows nothing: {lost}");
+    }
+}
