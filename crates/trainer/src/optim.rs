@@ -63,11 +63,6 @@ impl<B: LmBackend> GradientSum<B> {
         let parts = sum_squares_parts(present.clone().count().max(1), device);
         sum_parts(present.enumerate().fold(parts, |parts, (i, leaf)| sum_squares_into(parts, i, leaf.clone())))
     }
-
-    /// The summed gradient of each leaf; `None` where nothing arrived.
-    pub fn leaves(&self) -> &[Option<Leaf<B>>] {
-        &self.leaves
-    }
 }
 
 /// A leaf without values in the place of `leaf`: only the number of rows stays, which is what models check.

@@ -36,7 +36,8 @@ pub struct StepLog {
     pub skipped: bool,
     /// Sums of the objective.
     pub metrics: Vec<MetricSum>,
-    /// Wall time of the step.
+    /// Wall time from the fetch of the batches to the step's numbers, in seconds; on a device that works ahead the optimizer's part
+    /// falls into the next step.
     pub seconds: f64,
     /// The run's last step.
     pub last_step: u64,
