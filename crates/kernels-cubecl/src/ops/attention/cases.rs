@@ -166,6 +166,11 @@ pub fn cached_cases() -> Vec<Case> {
     vec![
         case("one new token", [3, 1], 40, false),
         case("one new token, sinks", [1, 1], 700, true),
+        Case {
+            heads: HeadLayout { n_heads: 8, n_kv_heads: 2, d_head: 128 },
+            scale: 0.1,
+            ..case("one new token, wide heads", [2, 1], 90, true)
+        },
         case("some new tokens", [2, 5], 11, false),
         case("empty cache", [2, 20], 0, true),
         Case { mask: Mask::Nothing, ..case("nothing seen", [2, 1], 0, false) },
