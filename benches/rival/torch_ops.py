@@ -1,6 +1,7 @@
 """The ops of `perf gpu` in PyTorch, to be run in the same call on the same card.
 
-    python3 benches/rival/torch_ops.py
+    python3 benches/rival/torch_ops.py > torch-ops.txt
+    perf gpu --rival torch-ops.txt
 
 bf16 matrix products and their gradients at the shapes of a 7B model, a matrix product in f32, a copy, and scaled dot-product
 attention forward and backward. Medians of five batches of 20 calls, timed with events. TFLOP/s of attention count the causal
@@ -53,9 +54,9 @@ def products() -> None:
         report(f"linear dw {m}x{k} to {n}", seconds(lambda: dy.t() @ x), flops, "TFLOP/s")
         report(f"linear dw += {m}x{k} to {n}", seconds(lambda: dw.addmm_(dy.t(), x)), flops, "TFLOP/s")
     x = torch.randn(4096, 4096, device=DEVICE)
-    report("linear f32 4096 to 4096", seconds(lambda: F.linear(x, x)), 2 * 4096**3, "TFLOP/s")
+    report("linear f32 4096x4096 to 4096", seconds(lambda: F.linear(x, x)), 2 * 4096**3, "TFLOP/s")
     source, target = torch.randn(1 << 28, device=DEVICE), torch.empty(1 << 28, device=DEVICE)
-    report("copy 1 GiB", seconds(lambda: target.copy_(source)), 2 * 4 * (1 << 28), "TB/s")
+    report("copy 1 GiB f32", seconds(lambda: target.copy_(source)), 2 * 4 * (1 << 28), "TB/s")
 
 
 @torch.no_grad()
@@ -75,13 +76,14 @@ def attention(rows: int, length: int, d_head: int) -> None:
     def forward() -> torch.Tensor:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
 
+    name = f"attention {rows}x{length}" + (f", head of {d_head}" if d_head != 128 else "")
     flops = 2 * 2 * rows * HEADS * length * length * d_head / 2
     with torch.no_grad():
-        report(f"attention {rows}x{length}, head of {d_head}", seconds(forward), flops, "TFLOP/s")
+        report(name, seconds(forward), flops, "TFLOP/s")
     out = forward()
     upstream = torch.randn_like(out)
     backward = seconds(lambda: torch.autograd.grad(out, (q, k, v), upstream, retain_graph=True))
-    report(f"attention {rows}x{length}, head of {d_head} backward", backward, 2.5 * flops, "TFLOP/s")
+    report(f"{name} backward", backward, 2.5 * flops, "TFLOP/s")
 
 
 def main() -> None:

@@ -2,8 +2,10 @@
 //!
 //! One line of JSON in the fields of the PyTorch rival, so that both stand in one table.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use burn::tensor::{Distribution, Tensor, TensorData};
@@ -11,6 +13,7 @@ use kernels_cubecl::{Device, DeviceChoice, Leaf, LmBackend, on_device};
 use model_core::hf::leaf_map;
 use model_core::{Decoder, ModelConfig, Rows};
 use serde::Serialize;
+use trainer::checkpoint::{Checkpointer, CheckpointStore, CheckpointWriter, Identity, ModelFiles};
 use trainer::config::Recompute;
 use trainer::memory::{Head, MemoryPlan};
 use trainer::objective::NextToken;
@@ -57,6 +60,9 @@ pub(crate) struct Arguments {
     /// Prints where the time of the last two steps went, op by op; the device waits between ops
     #[arg(long)]
     profile: bool,
+    /// Saves a checkpoint into this folder every fourth step and tells how long the loop stood still for it
+    #[arg(long, value_name = "DIR")]
+    save: Option<PathBuf>,
 }
 
 /// How numbers are kept, in the words of the stages' configuration.
@@ -93,6 +99,10 @@ struct Line {
     used_gib: Option<f64>,
     planned_gib: f64,
     first_step_s: f64,
+    /// For each save, seconds that the loop stood still for it.
+    save_stalls_s: Vec<f64>,
+    /// For each save, seconds until it was committed.
+    save_commits_s: Vec<f64>,
     losses: Vec<f64>,
     norms: Vec<f64>,
 }
@@ -152,6 +162,51 @@ impl<B: LmBackend> Save<B> for NoSave {
     }
 }
 
+/// Saves as the stages do, or not at all, and keeps the times of it.
+struct TimedSave {
+    checkpointer: Option<Checkpointer>,
+    begun: Instant,
+    stalls: Vec<f64>,
+    commits: Vec<f64>,
+}
+
+impl TimedSave {
+    fn new(arguments: &Arguments, config: &TrainConfig) -> Result<Self> {
+        let checkpointer = arguments.save.as_ref().map(|dir| {
+            let name = || arguments.preset.clone();
+            let identity = Identity { config: name().into(), data: name(), tokenizer: name(), base_model: name() };
+            let store = CheckpointStore::open(dir, identity, config.keep_last)?;
+            let float = config.precision.float_type();
+            let files = ModelFiles::Full;
+            Ok::<_, TrainError>(Checkpointer::new(CheckpointWriter { store, files, float, tokenizer_dir: dir.clone() }))
+        });
+        Ok(Self { checkpointer: checkpointer.transpose()?, begun: Instant::now(), stalls: Vec::new(), commits: Vec::new() })
+    }
+}
+
+impl<B: LmBackend> Save<B> for TimedSave {
+    fn save(&mut self, parts: &Parts<B>, state: &TrainState) -> Result<Option<Vec<String>>, TrainError> {
+        let Some(checkpointer) = &mut self.checkpointer else { return Ok(Some(Vec::new())) };
+        self.begun = Instant::now();
+        let result = checkpointer.save(parts, state);
+        self.stalls.push(self.begun.elapsed().as_secs_f64());
+        result
+    }
+
+    fn finish(&mut self, wait: bool) -> Option<Result<Vec<String>, TrainError>> {
+        let checkpointer = self.checkpointer.as_mut()?;
+        let waited = Instant::now();
+        let result = Save::<B>::finish(checkpointer, wait);
+        if result.is_some() {
+            self.commits.push(self.begun.elapsed().as_secs_f64());
+        }
+        if let Some(stall) = self.stalls.last_mut() {
+            *stall += waited.elapsed().as_secs_f64();
+        }
+        result
+    }
+}
+
 /// Runs the subcommand.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let config = train_config(arguments)?;
@@ -179,6 +234,7 @@ fn train_config(arguments: &Arguments) -> Result<TrainConfig> {
             Some(Some(n)) => Recompute::First(n),
             None => Recompute::All(false),
         },
+        save_every: if arguments.save.is_some() { 4 } else { 0 },
         ..base_config(&arguments.numerics)?
     })
 }
@@ -308,9 +364,10 @@ fn measure<B: LmBackend>(
         }
     };
     let mut log = Log { steps: Vec::new(), before_last: &before_last };
+    let mut save = TimedSave::new(arguments, config)?;
     let mut around = Surroundings {
         eval: &EvalSet::default(),
-        save: &mut NoSave,
+        save: &mut save,
         observe: &mut log,
         interrupted: &AtomicBool::new(false),
     };
@@ -345,6 +402,8 @@ fn measure<B: LmBackend>(
         mfu: tflops / H100_TFLOPS,
         used_gib,
         planned_gib,
+        save_stalls_s: save.stalls,
+        save_commits_s: save.commits,
         first_step_s: log.steps[0].seconds,
         losses: log.steps.iter().map(|step| step.loss).collect(),
         norms: log.steps.iter().map(|step| step.grad_norm).collect(),

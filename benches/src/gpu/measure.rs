@@ -1,5 +1,7 @@
 //! Timing on the device: warm-up, then repetitions without waiting in between, then one wait for all.
 
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
 
 use burn::tensor::backend::Backend;
@@ -31,13 +33,25 @@ pub(super) enum Work {
 pub(super) struct Bench<'a> {
     device: &'a CudaDevice,
     only: &'a str,
+    /// Microseconds of the rival, by the name of the line.
+    rival: &'a HashMap<String, f64>,
+    /// Logarithms of the rival's times over ours, by the first word of the line and what it measures.
+    ratios: RefCell<BTreeMap<String, Vec<f64>>>,
 }
 
 impl<'a> Bench<'a> {
     /// Prints the head of the table.
-    pub(super) fn new(device: &'a CudaDevice, only: &'a str) -> Self {
-        println!("| op | time | speed | of the peak | host |\n|---|---|---|---|---|");
-        Self { device, only }
+    pub(super) fn new(device: &'a CudaDevice, only: &'a str, rival: &'a HashMap<String, f64>) -> Self {
+        println!("| op | time | speed | of the peak | host | of PyTorch's speed |\n|---|---|---|---|---|---|");
+        Self { device, only, rival, ratios: RefCell::default() }
+    }
+
+    /// Prints the geometric means of what both measured.
+    pub(super) fn summary(&self) {
+        for (group, logarithms) in self.ratios.borrow().iter() {
+            let mean = (logarithms.iter().sum::<f64>() / logarithms.len() as f64).exp();
+            println!("{group}: {mean:.3} of PyTorch's speed, geometric mean of {} lines", logarithms.len());
+        }
     }
 
     /// True when the name is asked for.
@@ -78,6 +92,13 @@ impl<'a> Bench<'a> {
         };
         let speed = amount / seconds / 1e12;
         let (time, share, host) = (seconds * 1e6, speed / peak * 100.0, host * 1e6);
-        println!("| {name} | {time:.1} us | {speed:.2} {unit} | {share:.0} % | {host:.1} us |");
+        let ratio = self.rival.get(name).map(|rival| rival / time);
+        if let Some(ratio) = ratio {
+            let word = name.split_whitespace().next().unwrap_or(name);
+            let group = if name.ends_with("backward") { format!("{word} backward") } else { word.to_owned() };
+            self.ratios.borrow_mut().entry(group).or_default().push(ratio.ln());
+        }
+        let ratio = ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}"));
+        println!("| {name} | {time:.1} us | {speed:.2} {unit} | {share:.0} % | {host:.1} us | {ratio} |");
     }
 }

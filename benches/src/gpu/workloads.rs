@@ -1,5 +1,7 @@
 //! What is timed: each op at 8192 tokens of a model with width 4096, 32/8 heads of 128, hidden width 14336, vocabulary 32000.
 
+use std::collections::HashMap;
+
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
 use burn::tensor::{DType, Distribution, Element as _, FloatDType, Int, Tensor, TensorData};
@@ -36,17 +38,18 @@ const BF16: f64 = 2.0;
 const F32: f64 = 4.0;
 
 /// Times everything.
-pub(super) fn run(device: &CudaDevice, only: &str) {
-    let bench = Bench::new(device, only);
+pub(super) fn run(device: &CudaDevice, only: &str, rival: &HashMap<String, f64>) {
+    let bench = Bench::new(device, only, rival);
     let groups: [fn(&Bench, &CudaDevice); 7] = [copies, products, fp8, rows, attention, head, optimizer];
     for group in groups {
-        let group = std::panic::AssertUnwindSafe(|| group(&bench, device));
-        match std::panic::catch_unwind(|| kernels_cubecl::cuda::guarded(group.0)) {
+        let group = || kernels_cubecl::cuda::guarded(|| group(&bench, device));
+        match std::panic::catch_unwind(std::panic::AssertUnwindSafe(group)) {
             Ok(Ok(())) => {}
             Ok(Err(error)) => println!("failed: {error}"),
             Err(_) => println!("failed: a panic, see above"),
         }
     }
+    bench.summary();
     // A process that ends before its device is idle crashes in the driver.
     if let Err(error) = B::sync(device) {
         println!("failed: {error:?}");
@@ -73,7 +76,7 @@ fn ints<const D: usize>(dims: [usize; D], limit: usize, device: &CudaDevice) -> 
 /// The ceiling of everything that moves memory.
 fn copies(bench: &Bench, device: &CudaDevice) {
     let (n, x) = ((1usize << 28) as f64, random::<Cuda, 1>([1 << 28], device));
-    bench.time("copy 1 GiB f32 (burn mul_scalar)", Work::Bytes(2.0 * n * F32), || drop(x.clone().mul_scalar(1.0)));
+    bench.time("copy 1 GiB f32", Work::Bytes(2.0 * n * F32), || drop(x.clone().mul_scalar(1.0)));
     let mut acc = Some(random::<Cuda, 1>([1 << 28], device));
     bench.time("add_assign 1 GiB f32", Work::Bytes(3.0 * n * F32), || {
         acc = acc.take().map(|acc| add_assign(acc, x.clone()));
