@@ -13,7 +13,7 @@ use kernels_cubecl::{Device, DeviceChoice, Leaf, LmBackend, on_device};
 use model_core::hf::leaf_map;
 use model_core::{Decoder, ModelConfig, Rows};
 use serde::Serialize;
-use trainer::checkpoint::{Checkpointer, CheckpointStore, CheckpointWriter, Identity, ModelFiles};
+use trainer::checkpoint::{CheckpointStore, CheckpointWriter, Checkpointer, Identity, ModelFiles};
 use trainer::config::Recompute;
 use trainer::memory::{Head, MemoryPlan};
 use trainer::objective::NextToken;
@@ -180,7 +180,12 @@ impl TimedSave {
             let files = ModelFiles::Full;
             Ok::<_, TrainError>(Checkpointer::new(CheckpointWriter { store, files, float, tokenizer_dir: dir.clone() }))
         });
-        Ok(Self { checkpointer: checkpointer.transpose()?, begun: Instant::now(), stalls: Vec::new(), commits: Vec::new() })
+        Ok(Self {
+            checkpointer: checkpointer.transpose()?,
+            begun: Instant::now(),
+            stalls: Vec::new(),
+            commits: Vec::new(),
+        })
     }
 }
 

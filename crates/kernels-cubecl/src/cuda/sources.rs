@@ -1,13 +1,12 @@
 //! A hash over the sources of all kernels, made at build time: cached kernels of another build are never used.
 
 /// The sources that kernels are generated from.
-const SOURCES: [&str; 17] = [
+const SOURCES: [&str; 16] = [
     include_str!("launch.rs"),
     include_str!("reduce.rs"),
     include_str!("../ops/accumulate/cuda.rs"),
     include_str!("../ops/adamw/cuda.rs"),
     include_str!("../ops/attention/cuda/backward.rs"),
-    include_str!("../ops/attention/cuda/decode.rs"),
     include_str!("../ops/attention/cuda/flash.rs"),
     include_str!("../ops/attention/cuda/flash_backward.rs"),
     include_str!("../ops/attention/cuda/forward.rs"),

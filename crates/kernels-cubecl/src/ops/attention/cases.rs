@@ -27,6 +27,8 @@ pub enum Mask {
     Nothing,
     /// The last so many keys belong to the queries, all others to a cache.
     Cached(usize),
+    /// As above, and a query sees only so many keys.
+    CachedWindow(usize, usize),
 }
 
 impl Mask {
@@ -52,7 +54,7 @@ impl Mask {
         match self {
             Self::Causal | Self::Cached(_) => (0, at + 1),
             Self::Documents(lens) => (document(lens).unwrap_or(0), at + 1),
-            Self::Window(width) => ((at + 1).saturating_sub(width), at + 1),
+            Self::Window(width) | Self::CachedWindow(_, width) => ((at + 1).saturating_sub(width), at + 1),
             Self::DocumentsWindow(lens, width) => {
                 (document(lens).unwrap_or(0).max((at + 1).saturating_sub(width)), at + 1)
             }
@@ -88,7 +90,7 @@ impl Case {
     /// Keys per row.
     pub fn n_keys(&self) -> usize {
         match self.mask {
-            Mask::Cached(n) => n + self.rows[1],
+            Mask::Cached(n) | Mask::CachedWindow(n, _) => n + self.rows[1],
             _ => self.rows[1],
         }
     }
@@ -163,14 +165,20 @@ pub fn cached_cases() -> Vec<Case> {
         let heads = HeadLayout { n_heads: 4, n_kv_heads: 2, d_head: 16 };
         Case { name, rows, heads, mask: Mask::Cached(cached), sinks, fill: Fill::Typical, scale: 0.25 }
     };
+    let wide = |name, rows, [n_heads, n_kv_heads, d_head]: [usize; 3], cached, sinks| {
+        let heads = HeadLayout { n_heads, n_kv_heads, d_head };
+        Case { heads, scale: 0.1, ..case(name, rows, cached, sinks) }
+    };
     vec![
         case("one new token", [3, 1], 40, false),
         case("one new token, sinks", [1, 1], 700, true),
-        Case {
-            heads: HeadLayout { n_heads: 8, n_kv_heads: 2, d_head: 128 },
-            scale: 0.1,
-            ..case("one new token, wide heads", [2, 1], 90, true)
-        },
+        wide("one new token, heads of 128", [2, 1], [8, 2, 128], 90, true),
+        wide("one new token, heads of 128, many keys", [2, 1], [8, 2, 128], 1500, false),
+        wide("one new token, heads of 64, groups of 8", [3, 1], [16, 2, 64], 333, true),
+        wide("one new token, heads of 64, groups of 3", [2, 1], [6, 2, 64], 200, true),
+        wide("one new token, many rows", [70, 1], [8, 8, 64], 130, false),
+        Case { mask: Mask::CachedWindow(900, 128), ..wide("one new token, window", [2, 1], [16, 2, 64], 900, true) },
+        Case { mask: Mask::Nothing, ..wide("one new token sees nothing", [2, 1], [8, 2, 128], 0, true) },
         case("some new tokens", [2, 5], 11, false),
         case("empty cache", [2, 20], 0, true),
         Case { mask: Mask::Nothing, ..case("nothing seen", [2, 1], 0, false) },

@@ -182,39 +182,10 @@ pub(crate) fn forward_cached(
         k,
         v,
     };
-    if call.t == 1 && decode::applies(heads.group(), per_lane(heads.d_head)) {
-        return decode_forward(&call, operands);
+    if decode::applies(&call, &operands) {
+        return decode::forward(&call, &operands);
     }
     general_forward(&call, operands).0
-}
-
-/// One query per row; no log-sum-exp, because nobody goes back from here.
-fn decode_forward(call: &Call, x: Operands) -> Buffer {
-    let (heads, dtype) = (call.heads, x.q.dtype);
-    let out = empty(&x.q, Shape::new([call.b, 1, heads.q_width()]), dtype);
-    decode::decode_kernel::launch::<Runtime>(
-        &x.q.client.clone(),
-        CubeCount::Static(heads.n_kv_heads as u32, call.b as u32, 1),
-        decode::cube_dim(),
-        x.q.into_array_arg(),
-        x.k.into_array_arg(),
-        x.v.into_array_arg(),
-        call.start.clone().into_array_arg(),
-        call.end.clone().into_array_arg(),
-        call.sinks.clone().into_array_arg(),
-        out.clone().into_array_arg(),
-        x.n_keys as u32,
-        x.kv_stride as u32,
-        x.kv_batch as u32,
-        call.scale,
-        heads.n_heads,
-        heads.group(),
-        heads.d_head,
-        per_lane(heads.d_head),
-        call.sunk,
-        dtype.into(),
-    );
-    out
 }
 
 /// The tensor itself where its last axis has no gaps and its element type is right.
