@@ -157,7 +157,7 @@ fn follow<B: LmBackend>(
 ) -> Result<Log<'static>> {
     let (model, optimizer) = Optimizer::<B>::start(&arguments.model, config, device)?;
     let parts = Parts { optimizer, model, device: device.clone() };
-    let mut log = Log { steps: Vec::new(), before_last: &|| () };
+    let mut log = Log { steps: Vec::new(), before_last: &|| (), used: &|| None, used_after: Vec::new() };
     let mut around = Surroundings {
         eval: &EvalSet::default(),
         save: &mut NoSave,

@@ -60,9 +60,12 @@ pub(crate) struct Arguments {
     /// Prints where the time of the last two steps went, op by op; the device waits between ops
     #[arg(long)]
     profile: bool,
-    /// Saves a checkpoint into this folder every fourth step and tells how long the loop stood still for it
+    /// Saves checkpoints into this folder and tells how long the loop stood still for it
     #[arg(long, value_name = "DIR")]
     save: Option<PathBuf>,
+    /// Steps between them
+    #[arg(long, default_value_t = 4)]
+    save_every: u64,
 }
 
 /// How numbers are kept, in the words of the stages' configuration.
@@ -97,10 +100,15 @@ struct Line {
     tflops: f64,
     mfu: f64,
     used_gib: Option<f64>,
+    /// The same after steps 5, 50, 500, ...
+    used_gib_after: Vec<(u64, f64)>,
     planned_gib: f64,
     first_step_s: f64,
-    /// For each save, seconds that the loop stood still for it.
+    /// For each save, seconds that the loop stood still until it went on.
     save_stalls_s: Vec<f64>,
+    /// For each save, seconds that the loop stood still later until it was committed; only the last one and one that the next
+    /// save overtakes are waited for.
+    save_waits_s: Vec<f64>,
     /// For each save, seconds until it was committed.
     save_commits_s: Vec<f64>,
     losses: Vec<f64>,
@@ -133,11 +141,22 @@ const PROFILED: u64 = 2;
 pub(crate) struct Log<'a> {
     pub(crate) steps: Vec<StepLog>,
     pub(crate) before_last: &'a dyn Fn(),
+    /// What the device has in use, asked after steps 5, 50, 500, ...
+    pub(crate) used: &'a dyn Fn() -> Option<u64>,
+    pub(crate) used_after: Vec<(u64, f64)>,
+}
+
+/// Bytes in GiB.
+fn gib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1u32 << 30)
 }
 
 impl Observe for Log<'_> {
     fn step(&mut self, log: &StepLog) -> Result<(), TrainError> {
         self.steps.push(log.clone());
+        if (0..9).any(|power| log.step == 5 * 10u64.pow(power)) {
+            self.used_after.extend((self.used)().map(|bytes| (log.step, gib(bytes))));
+        }
         if log.step + PROFILED == log.last_step {
             (self.before_last)();
         }
@@ -167,6 +186,7 @@ struct TimedSave {
     checkpointer: Option<Checkpointer>,
     begun: Instant,
     stalls: Vec<f64>,
+    waits: Vec<f64>,
     commits: Vec<f64>,
 }
 
@@ -195,6 +215,7 @@ impl<B: LmBackend> Save<B> for TimedSave {
         self.begun = Instant::now();
         let result = checkpointer.save(parts, state);
         self.stalls.push(self.begun.elapsed().as_secs_f64());
+        self.waits.push(0.0);
         result
     }
 
@@ -205,8 +226,8 @@ impl<B: LmBackend> Save<B> for TimedSave {
         if result.is_some() {
             self.commits.push(self.begun.elapsed().as_secs_f64());
         }
-        if let Some(stall) = self.stalls.last_mut() {
-            *stall += waited.elapsed().as_secs_f64();
+        if let Some(wait) = self.waits.last_mut() {
+            *wait += waited.elapsed().as_secs_f64();
         }
         result
     }
@@ -239,7 +260,7 @@ fn train_config(arguments: &Arguments) -> Result<TrainConfig> {
             Some(Some(n)) => Recompute::First(n),
             None => Recompute::All(false),
         },
-        save_every: if arguments.save.is_some() { 4 } else { 0 },
+        save_every: if arguments.save.is_some() { arguments.save_every } else { 0 },
         ..base_config(&arguments.numerics)?
     })
 }
@@ -368,7 +389,7 @@ fn measure<B: LmBackend>(
             profile_from_now(arguments)
         }
     };
-    let mut log = Log { steps: Vec::new(), before_last: &before_last };
+    let mut log = Log { steps: Vec::new(), before_last: &before_last, used, used_after: Vec::new() };
     let mut save = TimedSave::new(arguments, config)?;
     let mut around = Surroundings {
         eval: &EvalSet::default(),
@@ -381,7 +402,6 @@ fn measure<B: LmBackend>(
     if arguments.profile {
         print_profile();
     }
-    let gib = |bytes: u64| bytes as f64 / f64::from(1u32 << 30);
     let used_gib = used().map(gib);
     let planned_gib = gib(MemoryPlan::new(&model_config, config, Head::CrossEntropy, None).total());
     let profiled = if arguments.profile { PROFILED as usize } else { 0 };
@@ -406,8 +426,10 @@ fn measure<B: LmBackend>(
         tflops,
         mfu: tflops / H100_TFLOPS,
         used_gib,
+        used_gib_after: log.used_after,
         planned_gib,
         save_stalls_s: save.stalls,
+        save_waits_s: save.waits,
         save_commits_s: save.commits,
         first_step_s: log.steps[0].seconds,
         losses: log.steps.iter().map(|step| step.loss).collect(),

@@ -1,6 +1,6 @@
 //! Text generation: batches of prompts in, continuations out.
 
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, TensorData};
 use kernels_cubecl::LmBackend;
 use rayon::prelude::*;
 
@@ -137,7 +137,8 @@ fn continue_batch<B: LmBackend>(
     let mut cache = KvCache::new(&model.config, prompts.len(), capacity, &model.embedding.device());
     while !running.is_empty() {
         let unseen: Vec<&[u32]> = running.iter().map(Running::unseen).collect();
-        let logits = host(model.forward_cached(&mut cache, &unseen));
+        let data = host(model.forward_cached(&mut cache, &unseen));
+        let logits = data.as_slice::<f32>().expect("logits are f32");
         let rows = logits.par_chunks(model.config.vocab_size);
         let choose =
             |(sequence, row): (&Running<'_>, &[f32])| sampling.choose(row, sequence.sequence, sequence.n_tokens);
@@ -187,9 +188,9 @@ fn advance(
     }
 }
 
-/// The values, row after row.
-fn host<B: LmBackend, const D: usize>(logits: Tensor<B, D>) -> Vec<f32> {
-    logits.into_data().convert::<f32>().into_vec::<f32>().expect("data converted to f32 is f32")
+/// The values, row after row, where the device put them: a copy into a vector takes as long as the choice itself.
+fn host<B: LmBackend, const D: usize>(logits: Tensor<B, D>) -> TensorData {
+    logits.into_data().convert::<f32>()
 }
 
 #[cfg(test)]
