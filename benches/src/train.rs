@@ -204,6 +204,7 @@ impl TimedSave {
             checkpointer: checkpointer.transpose()?,
             begun: Instant::now(),
             stalls: Vec::new(),
+            waits: Vec::new(),
             commits: Vec::new(),
         })
     }

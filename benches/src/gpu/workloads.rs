@@ -75,12 +75,11 @@ fn ints<const D: usize>(dims: [usize; D], limit: usize, device: &CudaDevice) -> 
 
 /// The ceiling of everything that moves memory.
 fn copies(bench: &Bench, device: &CudaDevice) {
+    // What short kernels can reach: their start and end are a part of it.
+    let (few, short) = ((TOKENS * D_MODEL) as f64, random::<B, 2>([TOKENS, D_MODEL], device));
+    bench.time("copy 8192x4096 bf16", Work::Bytes(2.0 * few * BF16), || drop(short.clone().mul_scalar(1.0)));
     let (n, x) = ((1usize << 28) as f64, random::<Cuda, 1>([1 << 28], device));
     bench.time("copy 1 GiB f32", Work::Bytes(2.0 * n * F32), || drop(x.clone().mul_scalar(1.0)));
-    // What short kernels can reach: their start and end are a part of it.
-    let (n, x) = ((TOKENS * D_MODEL) as f64, random::<B, 2>([TOKENS, D_MODEL], device));
-    bench.time("copy 8192x4096 bf16", Work::Bytes(2.0 * n * BF16), || drop(x.clone().mul_scalar(1.0)));
-    let (n, x) = ((1usize << 28) as f64, random::<Cuda, 1>([1 << 28], device));
     let mut acc = Some(random::<Cuda, 1>([1 << 28], device));
     bench.time("add_assign 1 GiB f32", Work::Bytes(3.0 * n * F32), || {
         acc = acc.take().map(|acc| add_assign(acc, x.clone()));
