@@ -45,8 +45,8 @@ pub fn linear_f32<B: LmBackend, const D: usize>(x: Tensor<B, D>, weight: Tensor<
 /// [`linear`] with operands rounded to FP8, one scale per tensor; see [`crate::ops::linear_fp8`].
 ///
 /// Without a history the scales are those of the tensors now. With one, a tracked leaf, they come from its largest entries, and
-/// its gradient is the next history; zeros are a history that knows nothing yet. Over several backward passes the next history
-/// is the elementwise maximum, not the sum.
+/// its gradient is the next history, for the pass after this one; zeros are a history that knows nothing yet. What two passes
+/// with the same history give must be joined by the elementwise maximum, not by the sum.
 ///
 /// # Shapes
 /// `x [.., i]`, `weight [o, i]`, `history [3, n]` in f32 for x, weight and gradient, result `[.., o]`. A plain linear layer

@@ -1,7 +1,7 @@
 //! A parameter of any rank that the models use, so that a list of parameters has one type.
 
 use burn::backend::Autodiff;
-use burn::tensor::{Tensor, TensorData, TensorMetadata, TensorPrimitive, backend::Backend, ops::FloatTensor};
+use burn::tensor::{DType, Tensor, TensorData, TensorMetadata, TensorPrimitive, backend::Backend, ops::FloatTensor};
 
 use crate::{Gradients, LmBackend};
 
@@ -28,6 +28,14 @@ impl<B: Backend> Leaf<B> {
         match self {
             Self::Vector(tensor) => tensor.device(),
             Self::Matrix(tensor) => tensor.device(),
+        }
+    }
+
+    /// Element type.
+    pub fn dtype(&self) -> DType {
+        match self {
+            Self::Vector(tensor) => tensor.dtype(),
+            Self::Matrix(tensor) => tensor.dtype(),
         }
     }
 

@@ -45,10 +45,11 @@ pub(crate) fn linear_fp8_bwd<B: LmBackend>(
     let Fp8Saved { x, inverse, peaks, history } = saved;
     assert!(inverse.is_none(), "linear_fp8 backward: x in FP8 is for the device that made it");
     let [m, i, o] = [rows(&dy.shape()).0, weight.shape()[1], weight.shape()[0]];
-    let known = history.as_ref().map(values::<B>);
     let (dy, weight, history) = match fits([m, i, o]) {
+        // Nothing was rounded, and a device that is only asked for a plain layer is not read.
         false => (dy, weight, history),
         true => {
+            let known = history.as_ref().map(values::<B>);
             let (dy, dy_peak) = quantised::<B>(dy, Format::E5m2, known.as_deref(), DY);
             let weight = match want.x {
                 true => quantised::<B>(weight, Format::E4m3, known.as_deref(), WEIGHT).0,
