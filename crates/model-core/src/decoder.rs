@@ -63,13 +63,11 @@ impl<B: LmBackend> Decoder<B> {
         let (again, kept) = self.blocks.split_at(n_again.min(self.blocks.len()));
         let mut x = embedding(self.embedding.clone(), input.ids_bt.clone());
         for block in again {
-            let mut named = Vec::new();
-            block.collect("", &mut named);
-            let leaves: Vec<Leaf<B>> = named.into_iter().map(|n| n.leaf).collect();
-            let frame = block.rebuild(&mut LeafReader::new(leaves.iter().map(detached).collect()));
+            let leaves = block.tracked_leaves();
+            let frame = block.with_tracked_leaves(leaves.iter().map(detached).collect());
             let input = input.clone();
             let run = move |x: Tensor<B, 3>, leaves: Vec<Leaf<B>>| {
-                let block = frame.rebuild(&mut LeafReader::new(leaves));
+                let block = frame.with_tracked_leaves(leaves);
                 block.forward(Flow::start(x), |attention, x| attend(attention, x, &input)).sum()
             };
             x = recompute(x, leaves, Arc::new(run));
@@ -97,7 +95,7 @@ impl<B: LmBackend> Decoder<B> {
         out
     }
 
-    /// The same model with other values, in the order of [`Decoder::leaves`].
+    /// The same model with other values and without FP8 histories, in the order of [`Decoder::leaves`].
     ///
     /// # Panics
     /// When the number or the ranks of the leaves differ.
@@ -110,9 +108,14 @@ impl<B: LmBackend> Decoder<B> {
         self.rebuild(self.leaves().iter().map(f).collect())
     }
 
-    /// The same model under automatic differentiation, tracking the trainable leaves.
+    /// The same model under automatic differentiation, tracking the trainable leaves and the FP8 histories.
     pub fn to_autodiff(&self) -> Decoder<Autodiff<B>> {
-        self.map_backend(&mut |named| named.leaf.to_autodiff(named.trainable))
+        let mut model = self.map_backend(&mut |named| named.leaf.to_autodiff(named.trainable));
+        let tracked = |history: &Tensor<B, 2>| Tensor::from_inner(history.clone()).require_grad();
+        for ((_, linear), (_, before)) in model.linears_mut().into_iter().zip(self.linears()) {
+            linear.history = before.history.as_ref().map(tracked);
+        }
+        model
     }
 
     /// A model without adapters from its leaves, in the order of [`Decoder::leaves`].
@@ -145,6 +148,24 @@ impl<B: LmBackend> Decoder<B> {
     /// Does the products of all projections of the blocks in FP8, or no longer; embedding and head stay as they are.
     pub fn set_fp8(&mut self, mode: Option<Fp8>) {
         self.linears_mut().into_iter().for_each(|(_, linear)| linear.fp8 = mode);
+    }
+
+    /// Gives every projection of the blocks its FP8 history, in the order of [`Decoder::linears`]; an empty list takes them away.
+    ///
+    /// # Panics
+    /// When there are some, but not one for each projection.
+    pub fn set_histories(&mut self, histories: &[Tensor<B, 2>]) {
+        let linears = self.linears_mut();
+        let (n, wanted) = (histories.len(), linears.len());
+        assert!(n == 0 || n == wanted, "set_histories: expected none or {wanted} histories, got {n}");
+        for (i, (_, linear)) in linears.into_iter().enumerate() {
+            linear.history = histories.get(i).cloned();
+        }
+    }
+
+    /// The FP8 histories of the projections that have one, in the order of [`Decoder::linears`].
+    pub fn histories(&self) -> Vec<Tensor<B, 2>> {
+        self.linears().into_iter().filter_map(|(_, linear)| linear.history.clone()).collect()
     }
 
     /// Whether any projection carries an adapter.

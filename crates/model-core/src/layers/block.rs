@@ -2,7 +2,7 @@
 
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
-use kernels_cubecl::LmBackend;
+use kernels_cubecl::{Leaf, LmBackend};
 
 use super::attention::Attention;
 use super::linear::{Linear, Segment};
@@ -122,7 +122,28 @@ impl<B: LmBackend> Block<B> {
         self.mlp.down.collect(&mlp, "down_proj", out);
     }
 
-    /// The same block with other values, possibly on another backend; reads in the order of [`Block::collect`].
+    /// Everything that a pass over the block hands gradients to: the parameters in the order of [`Block::collect`], then the
+    /// FP8 histories of its projections.
+    pub(crate) fn tracked_leaves(&self) -> Vec<Leaf<B>> {
+        let mut named = Vec::new();
+        self.collect("", &mut named);
+        let histories = self.linears().into_iter().filter_map(|(_, linear)| linear.history.clone().map(Leaf::Matrix));
+        named.into_iter().map(|named| named.leaf).chain(histories).collect()
+    }
+
+    /// The same block with other values; reads in the order of [`Block::tracked_leaves`].
+    pub(crate) fn with_tracked_leaves(&self, leaves: Vec<Leaf<B>>) -> Self {
+        let mut leaves = LeafReader::new(leaves);
+        let mut block = self.rebuild(&mut leaves);
+        for ((_, linear), (_, before)) in block.linears_mut().into_iter().zip(self.linears()) {
+            linear.history = before.history.as_ref().map(|_| leaves.matrix());
+        }
+        leaves.finish();
+        block
+    }
+
+    /// The same block with other values and no histories, possibly on another backend; reads in the order of
+    /// [`Block::collect`].
     pub(crate) fn rebuild<C: LmBackend>(&self, leaves: &mut LeafReader<C>) -> Block<C> {
         Block {
             attention_norm: RmsNorm { gamma: leaves.vector(), eps: self.attention_norm.eps },

@@ -34,6 +34,9 @@ pub struct Linear<B: Backend> {
     pub adapters: Vec<Option<Lora<B>>>,
     /// How the product with the weight is done in FP8; `None` does it in the type of the weight. Adapters never are in FP8.
     pub fp8: Option<Fp8>,
+    /// Peaks of x, weight and gradient in earlier FP8 passes, `[3, n]` in f32, which the scales come from; `None` takes those of
+    /// the tensors now. It is no parameter: only copies under automatic differentiation and recomputed blocks carry it along.
+    pub history: Option<Tensor<B, 2>>,
 }
 
 /// A low-rank update of one segment: `scale · (dropout(x) · Aᵀ) · Bᵀ`.
@@ -65,7 +68,7 @@ impl<B: LmBackend> Linear<B> {
         let rows: usize = segments.iter().map(|s| s.rows).sum();
         assert_eq!(weight.dims()[0], rows, "segments {segments:?} and weight {:?} differ in rows", weight.dims());
         let adapters = segments.iter().map(|_| None).collect();
-        Linear { weight, segments, adapters, fp8: None }
+        Linear { weight, segments, adapters, fp8: None, history: None }
     }
 
     /// Applies the projection.
@@ -83,7 +86,7 @@ impl<B: LmBackend> Linear<B> {
     fn product(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
         match self.fp8 {
             None => linear(x, self.weight.clone()),
-            Some(mode) => linear_fp8(x, self.weight.clone(), None, mode),
+            Some(mode) => linear_fp8(x, self.weight.clone(), self.history.clone(), mode),
         }
     }
 
@@ -115,7 +118,8 @@ impl<B: LmBackend> Linear<B> {
         }
     }
 
-    /// The same layer with other values, possibly on another backend; reads in the order of [`Linear::collect`].
+    /// The same layer with other values and no history, possibly on another backend; reads in the order of
+    /// [`Linear::collect`].
     pub(crate) fn rebuild<C: LmBackend>(&self, leaves: &mut LeafReader<C>) -> Linear<C> {
         let mut layer = Linear { fp8: self.fp8, ..Linear::new(leaves.matrix(), self.segments.clone()) };
         for (slot, lora) in std::iter::zip(&mut layer.adapters, &self.adapters) {
