@@ -65,6 +65,7 @@ struct Curve<'a> {
     precision: &'a str,
     master: &'a str,
     moments: &'a str,
+    fp8_scaling: &'a str,
     batch: usize,
     seq: usize,
     losses: Vec<f64>,
@@ -123,6 +124,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         precision: &arguments.numerics.precision,
         master: &arguments.numerics.master,
         moments: &arguments.numerics.moments,
+        fp8_scaling: &arguments.numerics.fp8_scaling,
         batch: arguments.batch,
         seq: arguments.seq,
         losses: log.steps.iter().map(|step| step.loss).collect(),
@@ -156,7 +158,7 @@ fn follow<B: LmBackend>(
     device: &B::Device,
 ) -> Result<Log<'static>> {
     let (model, optimizer) = Optimizer::<B>::start(&arguments.model, config, device)?;
-    let parts = Parts { optimizer, model, device: device.clone() };
+    let parts = Parts::new(model, optimizer, config, device.clone());
     let mut log = Log { steps: Vec::new(), before_last: &|| (), used: &|| None, used_after: Vec::new() };
     let mut around = Surroundings {
         eval: &EvalSet::default(),

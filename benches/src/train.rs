@@ -14,7 +14,7 @@ use model_core::hf::leaf_map;
 use model_core::{Decoder, ModelConfig, Rows};
 use serde::Serialize;
 use trainer::checkpoint::{CheckpointStore, CheckpointWriter, Checkpointer, Identity, ModelFiles};
-use trainer::config::Recompute;
+use trainer::config::{HistoryLength, Recompute};
 use trainer::memory::{Head, MemoryPlan};
 use trainer::objective::NextToken;
 use trainer::observe::{EvalLog, Observe, StepLog};
@@ -80,6 +80,12 @@ pub(crate) struct Numerics {
     /// f32 or 8bit
     #[arg(long, default_value = "8bit")]
     pub(crate) moments: String,
+    /// Scales of FP8 products: current or delayed
+    #[arg(long, default_value = "current")]
+    pub(crate) fp8_scaling: String,
+    /// Passes that a delayed scale looks back on
+    #[arg(long, default_value_t = HistoryLength::default().0)]
+    pub(crate) fp8_history: usize,
 }
 
 /// The line that is printed.
@@ -94,6 +100,7 @@ struct Line {
     precision: String,
     master: String,
     moments: String,
+    fp8_scaling: String,
     recompute: Recompute,
     ms: f64,
     tok_s: f64,
@@ -237,6 +244,7 @@ impl<B: LmBackend> Save<B> for TimedSave {
 /// Runs the subcommand.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let config = train_config(arguments)?;
+    config.check()?;
     #[cfg(feature = "cuda")]
     kernels_cubecl::cuda::keep_exact_sizes();
     let device = arguments.device.resolve()?.with(config.precision.precision())?;
@@ -268,7 +276,7 @@ fn train_config(arguments: &Arguments) -> Result<TrainConfig> {
 
 /// A run of one step of one token with the usual AdamW.
 pub(crate) fn base_config(numerics: &Numerics) -> Result<TrainConfig> {
-    let Numerics { precision, master, moments } = numerics;
+    let Numerics { precision, master, moments, fp8_scaling, fp8_history } = numerics;
     let unknown = |key: &str, word: &str| format!("--{key}: no such value as {word:?}; the help has them");
     let word = |word: &String| serde_json::Value::from(word.as_str());
     Ok(TrainConfig {
@@ -297,6 +305,8 @@ pub(crate) fn base_config(numerics: &Numerics) -> Result<TrainConfig> {
         precision: serde_json::from_value(word(precision)).with_context(|| unknown("precision", precision))?,
         master: serde_json::from_value(word(master)).with_context(|| unknown("master", master))?,
         moments: serde_json::from_value(word(moments)).with_context(|| unknown("moments", moments))?,
+        fp8_scaling: serde_json::from_value(word(fp8_scaling)).with_context(|| unknown("fp8-scaling", fp8_scaling))?,
+        fp8_history: HistoryLength(*fp8_history),
     })
 }
 
@@ -398,7 +408,7 @@ fn measure<B: LmBackend>(
         observe: &mut log,
         interrupted: &AtomicBool::new(false),
     };
-    let parts = Parts { model, optimizer, device: device.clone() };
+    let parts = Parts::new(model, optimizer, config, device.clone());
     train::<B>(&NextToken { z_loss: 0.0 }, source, parts, &mut TrainState::default(), config, &mut around)?;
     if arguments.profile {
         print_profile();
@@ -421,6 +431,7 @@ fn measure<B: LmBackend>(
         precision: arguments.numerics.precision.clone(),
         master: arguments.numerics.master.clone(),
         moments: arguments.numerics.moments.clone(),
+        fp8_scaling: arguments.numerics.fp8_scaling.clone(),
         recompute: config.recompute,
         ms: 1e3 * median,
         tok_s,

@@ -32,7 +32,8 @@ pub(super) fn measure(plan: Plan, demo: &Demo, table: &mut Table) -> Result<()> 
     });
     let model = demo::model();
     let (config, device) = (&demo.stage.train, Default::default());
-    let parts = Parts { optimizer: Optimizer::new(&model, config, &device), model, device };
+    let optimizer = Optimizer::new(&model, config, &device);
+    let parts = Parts::new(model, optimizer, config, device);
     let (mut stalls, mut saves, mut loads) = (Vec::new(), Vec::new(), Vec::new());
     for rep in 1..=plan.warmup + plan.reps {
         let state = TrainState { step: rep as u64, ..TrainState::default() };

@@ -99,8 +99,8 @@ fn whole_steps(plan: Plan, demo: &Demo, rows: Vec<TokenRow>) -> Result<Vec<f64>>
     let config = config(demo, (warmup + plan.reps * STEPS_PER_REP) as u64);
     let source = Box::new(source(rows, &config)?);
     let model = demo::model();
-    let parts =
-        Parts { optimizer: Optimizer::new(&model, &config, &Default::default()), model, device: Default::default() };
+    let optimizer = Optimizer::new(&model, &config, &Default::default());
+    let parts = Parts::new(model, optimizer, &config, Default::default());
     let mut clock = Clock::default();
     let mut around = Surroundings {
         eval: &EvalSet::default(),

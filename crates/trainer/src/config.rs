@@ -77,6 +77,12 @@ pub struct TrainConfig {
     /// How the optimizer stores its moments.
     #[serde(default, skip_serializing_if = "is_default")]
     pub moments: MomentsKind,
+    /// Where the scales of FP8 products come from; means nothing in other precisions.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub fp8_scaling: Fp8Scaling,
+    /// Passes that a delayed scale looks back on.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub fp8_history: HistoryLength,
 }
 
 /// Which blocks run again in the backward pass.
@@ -120,8 +126,7 @@ pub enum Arithmetic {
     F32,
     /// Weights, activations and gradients in bf16, sums in f32; CUDA only.
     Bf16,
-    /// As `bf16`, with the operands of the blocks' products in FP8, scaled by the largest magnitude of each tensor; it needs a
-    /// card with FP8 units.
+    /// As `bf16`, with the operands of the blocks' products in FP8, scaled as [`Fp8Scaling`] says; it needs a card with FP8 units.
     Fp8,
 }
 
@@ -171,6 +176,34 @@ pub enum MomentsKind {
     Packed,
 }
 
+/// Where the scale of an FP8 tensor comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fp8Scaling {
+    /// From its own largest magnitude, which takes a pass over it before the rounding.
+    #[default]
+    Current,
+    /// From its largest magnitude in the last passes, in one pass over it; what is larger now is rounded to the largest number of
+    /// the format.
+    Delayed,
+}
+
+/// A number of forward and backward passes, one for each micro-batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct HistoryLength(pub usize);
+
+impl HistoryLength {
+    /// Longest history.
+    pub const MAX: usize = 1024;
+}
+
+impl Default for HistoryLength {
+    fn default() -> Self {
+        Self(16)
+    }
+}
+
 impl TrainConfig {
     /// Cross-field checks, before anything is allocated.
     ///
@@ -207,7 +240,30 @@ impl TrainConfig {
         if let Some(stop) = self.stop_after {
             whole("stop_after", stop, (1..=self.max_steps).contains(&stop), "1 to max_steps")?;
         }
-        Ok(())
+        self.check_fp8()
+    }
+
+    /// The keys of FP8 scaling, which say nothing without FP8 products.
+    fn check_fp8(&self) -> Result<(), TrainError> {
+        let HistoryLength(n) = self.fp8_history;
+        let delayed = self.fp8_scaling == Fp8Scaling::Delayed;
+        require(!delayed || self.precision == Arithmetic::Fp8, || {
+            "key `train.fp8_scaling`: expected \"current\", because only precision = \"fp8\" has scales, got \"delayed\"".to_owned()
+        })?;
+        require((1..=HistoryLength::MAX).contains(&n), || {
+            format!("key `train.fp8_history`: expected 1 to {} passes, got {n}", HistoryLength::MAX)
+        })?;
+        require(delayed || self.fp8_history == HistoryLength::default(), || {
+            format!(
+                "key `train.fp8_history`: expected none, because only fp8_scaling = \"delayed\" has a history, got {n}"
+            )
+        })
+    }
+
+    /// Passes of the history that FP8 scales come from; `None` where they come from the tensors now, or there are none.
+    pub fn history(&self) -> Option<usize> {
+        let delayed = self.precision == Arithmetic::Fp8 && self.fp8_scaling == Fp8Scaling::Delayed;
+        delayed.then_some(self.fp8_history.0)
     }
 
     /// The step at which the run ends.

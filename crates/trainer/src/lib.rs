@@ -15,6 +15,7 @@ pub mod observe;
 pub mod optim;
 pub mod render;
 pub mod run;
+pub mod scaling;
 pub mod schedule;
 pub mod signals;
 pub mod stage;

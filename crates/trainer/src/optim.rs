@@ -51,10 +51,18 @@ impl<B: LmBackend> GradientSum<B> {
         Self { leaves: vec![None; n_leaves] }
     }
 
-    /// Runs the backward pass of one micro-batch and adds its gradients, in place.
-    pub fn add(&mut self, model: &Decoder<Autodiff<B>>, loss: Tensor<Autodiff<B>, 1>) {
-        let leaves: Vec<Leaf<Autodiff<B>>> = model.leaves().into_iter().map(|named| named.leaf).collect();
-        backward_into(loss, &leaves, &mut self.leaves);
+    /// Runs the backward pass of one micro-batch and adds its gradients, in place. Returns the FP8 histories with the peaks of
+    /// this pass in front, as many as the model has.
+    pub fn add(&mut self, model: &Decoder<Autodiff<B>>, loss: Tensor<Autodiff<B>, 1>) -> Vec<Tensor<B, 2>> {
+        let (parameters, histories) = (model.leaves().into_iter().map(|named| named.leaf), model.histories());
+        let leaves: Vec<Leaf<Autodiff<B>>> = parameters.chain(histories.iter().cloned().map(Leaf::Matrix)).collect();
+        let (n_parameters, mut sums) = (self.leaves.len(), std::mem::take(&mut self.leaves));
+        sums.resize(leaves.len(), None);
+        backward_into(loss, &leaves, &mut sums);
+        let next = sums.split_off(n_parameters);
+        self.leaves = sums;
+        // A projection that took no part keeps what it knew.
+        next.into_iter().zip(histories).map(|(next, now)| next.map_or_else(|| now.inner(), Leaf::matrix)).collect()
     }
 
     /// Sum of the squares of all summed gradients, `[1]`; a NaN anywhere makes it NaN. Nothing is read.
@@ -81,10 +89,10 @@ impl<B: LmBackend> LeafState<B> {
             Leaf::Vector(x) => Leaf::Vector(Tensor::zeros(x.dims(), (device, DType::F32))),
             Leaf::Matrix(x) => Leaf::Matrix(Tensor::zeros(x.dims(), (device, DType::F32))),
         };
-        let master = match (config.precision, config.master) {
-            (Arithmetic::F32, _) => Master::Nearest,
-            (Arithmetic::Bf16 | Arithmetic::Fp8, MasterKind::Remainder) => Master::zero_remainder(n, device),
-            (Arithmetic::Bf16 | Arithmetic::Fp8, MasterKind::Stochastic) => Master::Stochastic,
+        let master = match (leaf.dtype(), config.master) {
+            (DType::BF16, MasterKind::Remainder) => Master::zero_remainder(n, device),
+            (DType::BF16, MasterKind::Stochastic) => Master::Stochastic,
+            _ => Master::Nearest,
         };
         let moments = match config.moments {
             MomentsKind::Full => Moments::Full { m: zeros(), v: zeros() },

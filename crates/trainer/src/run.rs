@@ -141,7 +141,7 @@ pub fn run_stage<B: LmBackend, C: Serialize>(
                         (plan.model, optimizer)
                     }
                 };
-                (Parts { model, optimizer, device: device.clone() }, TrainState::default())
+                (Parts::new(model, optimizer, plan.train, device.clone()), TrainState::default())
             }
         };
         let stop = StopSignal::install().map_err(TrainError::io("listen for signals in", &dir))?;

@@ -12,6 +12,7 @@ use crate::numbers::{MicroLoss, Numbers, StepNumbers};
 use crate::objective::{MetricSum, Objective};
 use crate::observe::{EvalLog, Observe, StepLog};
 use crate::optim::{GradientSum, Optimizer};
+use crate::scaling::Scaling;
 use crate::state::{Best, TrainState};
 use crate::{TrainConfig, TrainError};
 
@@ -27,8 +28,17 @@ pub struct Parts<B: LmBackend> {
     pub model: Decoder<B>,
     /// Moments.
     pub optimizer: Optimizer<B>,
+    /// What FP8 products scale by.
+    pub scaling: Scaling<B>,
     /// Where they live.
     pub device: B::Device,
+}
+
+impl<B: LmBackend> Parts<B> {
+    /// The parts of a run before its first step.
+    pub fn new(model: Decoder<B>, optimizer: Optimizer<B>, config: &TrainConfig, device: B::Device) -> Self {
+        Self { scaling: Scaling::new(&model, config, &device), model, optimizer, device }
+    }
 }
 
 /// How a run ended.
@@ -112,18 +122,21 @@ pub fn train<B: LmBackend>(
         let units: f64 = step_batches.iter().map(|batch| objective.units(batch)).sum();
         let pass = forward_backward(objective, &parts, &step_batches, state, config)?;
         let lr = config.learning_rate().at(state.step);
-        let Pass { gradients, numbers } = pass;
+        let Pass { gradients, scaling, numbers } = pass;
         let scale = numbers.gradient_scale(units, config.grad_clip);
         // The device brings the numbers while it takes the step, which it leaves out by itself when they are not finite.
         let numbers = numbers.start_reading();
         if units > 0.0 {
-            let Parts { model, mut optimizer, device } = parts;
+            let Parts { model, mut optimizer, scaling, device } = parts;
             let model = optimizer.step(model, gradients, config, lr, scale, state.updates + 1);
-            parts = Parts { model, optimizer, device };
+            parts = Parts { model, optimizer, scaling, device };
         }
         let StepNumbers { loss, grad_norm, metrics } = numbers.finish(units);
         let finite = loss.is_finite() && grad_norm.is_finite();
-        state.updates += u64::from(finite && units > 0.0);
+        if finite && units > 0.0 {
+            state.updates += 1;
+            parts.scaling = scaling;
+        }
         account(state, &step_batches, units, loss, finite);
         around.observe.step(&StepLog {
             step: state.step,
@@ -269,6 +282,7 @@ fn account(state: &mut TrainState, batches: &[MicroBatch], units: f64, loss: f64
 /// What the passes over a step's micro-batches leave on the device.
 struct Pass<B: LmBackend> {
     gradients: GradientSum<B>,
+    scaling: Scaling<B>,
     numbers: Numbers<B>,
 }
 
@@ -284,16 +298,18 @@ fn forward_backward<B: LmBackend>(
     frame.set_fp8(config.precision.fp8());
     let again = config.recompute.blocks(frame.blocks.len());
     let mut gradients = GradientSum::new(frame.leaves().len());
+    let mut scaling = parts.scaling.clone();
     let mut losses = Vec::with_capacity(batches.len());
     for (i, batch) in batches.iter().enumerate() {
         frame.set_dropout_seed(Some(dropout_seed(config.seed, state.step, i as u64)));
+        frame.set_histories(&scaling.histories);
         let model = frame.to_autodiff();
         let loss = objective.loss(&model, batch, again, &parts.device)?;
         losses.push(MicroLoss { sum: loss.sum.clone().inner(), values: loss.values, metrics: loss.metrics });
-        gradients.add(&model, loss.sum);
+        scaling.histories = gradients.add(&model, loss.sum);
     }
     let numbers = Numbers::new(losses, gradients.squares(&parts.device));
-    Ok(Pass { gradients, numbers })
+    Ok(Pass { gradients, scaling, numbers })
 }
 
 /// A seed of its own for every micro-batch, the same when a step runs again.

@@ -12,6 +12,7 @@ use model_core::{Decoder, LoraConfig};
 
 use super::store::CheckpointStore;
 use crate::optim::{Optimizer, hollow, leaf_to_host};
+use crate::scaling::Scaling;
 use crate::state::TrainState;
 use crate::train::{Parts, Save};
 use crate::{TrainConfig, TrainError};
@@ -27,6 +28,8 @@ const GENERATION_FILE: &str = "generation_config.json";
 const TRAINER: &str = "trainer";
 /// Moments.
 const OPTIMIZER_FILE: &str = "optimizer.safetensors";
+/// Peaks of earlier FP8 passes, where the run scales by them.
+const SCALING_FILE: &str = "scaling.safetensors";
 /// The state of the loop.
 const STATE_FILE: &str = "state.json";
 /// Largest state file.
@@ -97,7 +100,8 @@ fn to_host<B: LmBackend>(parts: &Parts<B>, files: &ModelFiles) -> Parts<Cpu> {
         true => leaf_to_host(&named.leaf),
         false => leaf_to_host(&hollow(&named.leaf)),
     });
-    Parts { model, optimizer: parts.optimizer.to_host(), device: Default::default() }
+    let (optimizer, scaling) = (parts.optimizer.to_host(), parts.scaling.to_host());
+    Parts { model, optimizer, scaling, device: Default::default() }
 }
 
 impl CheckpointWriter {
@@ -131,6 +135,9 @@ impl CheckpointWriter {
         let trainer = dir.join(TRAINER);
         std::fs::create_dir(&trainer).map_err(TrainError::io("create", &trainer))?;
         parts.optimizer.save(&parts.model, &trainer.join(OPTIMIZER_FILE))?;
+        if !parts.scaling.histories.is_empty() {
+            parts.scaling.save(&trainer.join(SCALING_FILE))?;
+        }
         let path = trainer.join(STATE_FILE);
         let text = serde_json::to_vec_pretty(state).map_err(|e| TrainError::broken(&path, e.to_string()))?;
         std::fs::write(&path, text).map_err(TrainError::io("write", &path))
@@ -145,7 +152,7 @@ impl CheckpointWriter {
             trainable += if named.trainable { n } else { 0 };
         }
         let model = if matches!(self.files, ModelFiles::Full) { all } else { trainable };
-        model * self.float.bytes() as u64 + parts.optimizer.n_bytes()
+        model * self.float.bytes() as u64 + parts.optimizer.n_bytes() + parts.scaling.n_bytes()
     }
 }
 
@@ -202,8 +209,9 @@ pub fn load_parts<B: LmBackend>(
         }
     };
     let optimizer = Optimizer::load(&model, config, &dir.join(TRAINER).join(OPTIMIZER_FILE), &device)?;
+    let scaling = Scaling::load(&model, config, &dir.join(TRAINER).join(SCALING_FILE), &device)?;
     let path = dir.join(TRAINER).join(STATE_FILE);
     let bytes = read_bounded(&path, MAX_STATE_BYTES)?;
     let state = serde_json::from_slice(&bytes).map_err(|e| TrainError::broken(&path, e.to_string()))?;
-    Ok((Parts { model, optimizer, device }, state))
+    Ok((Parts { model, optimizer, scaling, device }, state))
 }

@@ -65,9 +65,15 @@ fn s11_the_keys_are_these_and_no_others() {
     let why = "a new key needs a reader, and a line in s11_every_key_of_the_configuration…";
     assert_eq!(keys(&[]).join(" "), want, "{why}");
     // How numbers are kept is there when it is not the default.
-    let sets = ["train.precision=bf16", "train.master=stochastic", "train.moments=8bit"];
+    let sets = [
+        "train.precision=fp8",
+        "train.master=stochastic",
+        "train.moments=8bit",
+        "train.fp8_scaling=delayed",
+        "train.fp8_history=8",
+    ];
     let keys: Vec<String> = keys(&sets).into_iter().filter(|key| !want.contains(key.as_str())).collect();
-    assert_eq!(keys.join(" "), "master moments precision", "{why}");
+    assert_eq!(keys.join(" "), "fp8_history fp8_scaling master moments precision", "{why}");
     assert!(want.split(' ').count() + keys.len() <= 40);
 }
 
@@ -104,6 +110,8 @@ fn values_of_another_type_are_errors_by_name() {
     refused(&TEXT.replace("'cosine'", "'cosin'"), &[], &["train.schedule", "cosin"]);
     refused(TEXT, &["train.recompute=yes"], &["train.recompute"]);
     refused(TEXT, &["train.recompute=-1"], &["train.recompute"]);
+    refused(TEXT, &["train.fp8_scaling=late"], &["train.fp8_scaling", "late", "delayed"]);
+    refused(TEXT, &["train.fp8_history=-1"], &["train.fp8_history"]);
 }
 
 #[test]
@@ -129,12 +137,17 @@ fn files_that_are_no_configuration_are_refused() {
     assert_eq!(error(&path).exit_code(), 2);
 }
 
+fn delay(config: &mut TrainConfig, n: usize) {
+    (config.precision, config.fp8_scaling) = (Arithmetic::Fp8, Fp8Scaling::Delayed);
+    config.fp8_history = HistoryLength(n);
+}
+
 #[test]
 fn f15_values_out_of_range_are_errors_by_name() {
     let good = read(TEXT, &[]).unwrap().train;
     good.check().unwrap();
     type Change = fn(&mut TrainConfig);
-    let changes: [(&str, Change); 24] = [
+    let changes: [(&str, Change); 30] = [
         ("train.lr", |c| c.lr = -1.0),
         ("train.lr", |c| c.lr = 0.0),
         ("train.lr", |c| c.lr = f64::INFINITY),
@@ -159,7 +172,19 @@ fn f15_values_out_of_range_are_errors_by_name() {
         ("train.max_bad_steps", |c| c.max_bad_steps = 0),
         ("train.stop_after", |c| c.stop_after = Some(101)),
         ("train.stop_after", |c| c.stop_after = Some(0)),
+        ("train.fp8_scaling", |c| c.fp8_scaling = Fp8Scaling::Delayed),
+        ("train.fp8_scaling", |c| (c.precision, c.fp8_scaling) = (Arithmetic::Bf16, Fp8Scaling::Delayed)),
+        ("train.fp8_history", |c| c.fp8_history = HistoryLength(8)),
+        ("train.fp8_history", |c| (c.precision, c.fp8_history) = (Arithmetic::Fp8, HistoryLength(8))),
+        ("train.fp8_history", |c| delay(c, 0)),
+        ("train.fp8_history", |c| delay(c, HistoryLength::MAX + 1)),
     ];
+    for n in [1, 16, HistoryLength::MAX] {
+        let mut config = good.clone();
+        delay(&mut config, n);
+        config.check().unwrap();
+        assert_eq!(config.history(), Some(n));
+    }
     for (i, (key, change)) in changes.iter().enumerate() {
         let mut config = good.clone();
         change(&mut config);

@@ -9,6 +9,7 @@ use model_core::hf::read_config;
 
 use super::step::{AdapterShape, Head, Shapes, StepMemory, replay};
 use crate::config::{Arithmetic, MasterKind, MomentsKind};
+use crate::scaling::planned_bytes;
 use crate::{TrainConfig, TrainError};
 
 /// The device's context, its kernels and the workspace of the matrix library: measured on an H100, where it is what the
@@ -39,6 +40,8 @@ pub struct MemoryPlan {
     pub remainder: u64,
     /// The optimizer's moments.
     pub moments: u64,
+    /// Peaks of earlier FP8 passes.
+    pub histories: u64,
     /// Summed gradients.
     pub gradients: u64,
     /// What the graph keeps between forward and backward, the head's gradients included.
@@ -77,6 +80,7 @@ impl MemoryPlan {
                 MomentsKind::Full => 8 * trainable,
                 MomentsKind::Packed => 2 * (trainable + 4 * trainable.div_ceil(MOMENT_BLOCK)),
             },
+            histories: planned_bytes(model, train),
             gradients,
             activations: kept,
             passing: apart.saturating_sub(gradients + kept),
@@ -88,7 +92,7 @@ impl MemoryPlan {
     /// Everything together.
     pub fn total(&self) -> u64 {
         let step = self.gradients + self.activations + self.passing - self.shared;
-        self.weights + self.remainder + self.moments + step + self.libraries
+        self.weights + self.remainder + self.moments + self.histories + step + self.libraries
     }
 }
 
@@ -166,6 +170,7 @@ impl fmt::Display for MemoryPlan {
             (' ', "weights", self.weights),
             (' ', "remainder to f32", self.remainder),
             (' ', "moments", self.moments),
+            (' ', "FP8 histories", self.histories),
             (' ', "gradients", self.gradients),
             (' ', "activations", self.activations),
             (' ', "passing buffers", self.passing),
@@ -183,7 +188,7 @@ impl fmt::Display for MemoryPlan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Recompute;
+    use crate::config::{Fp8Scaling, HistoryLength, Recompute};
     use crate::tests::tiny;
 
     const CASES: [(&str, Arithmetic, MomentsKind, u64, f64); 9] = {
@@ -242,6 +247,18 @@ mod tests {
         assert_eq!((stochastic.remainder, planned.total() - stochastic.total()), (0, 2 * n));
         let full = with(&TrainConfig { precision: Arithmetic::F32, moments: MomentsKind::Full, ..base });
         assert_eq!((full.weights, full.remainder, full.moments, full.gradients), (4 * n, 0, 8 * n, 4 * n));
+    }
+
+    #[test]
+    fn histories_are_counted_and_are_next_to_nothing() {
+        let model = ModelConfig::preset("7b").unwrap();
+        let current = settings(Arithmetic::Fp8, MomentsKind::Packed, 4);
+        let fp8_history = HistoryLength(100);
+        let delayed = TrainConfig { fp8_scaling: Fp8Scaling::Delayed, fp8_history, ..current.clone() };
+        let [current, delayed] = [current, delayed].map(|train| plan(&model, &train));
+        assert_eq!((current.histories, delayed.histories), (0, 3 * 4 * 3 * 100 * 4 * model.n_layers as u64));
+        assert_eq!(delayed.total() - current.total(), delayed.histories);
+        assert!(delayed.histories < 1 << 20);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use burn::tensor::DType;
 
 use super::tiny::{SEQ_LEN, config, model, rows, run, values};
 use crate::TrainConfig;
+use crate::config::{Arithmetic, Fp8Scaling, HistoryLength};
 use crate::objective::NextToken;
 
 const OBJECTIVE: NextToken = NextToken { z_loss: 0.0 };
@@ -29,6 +30,12 @@ fn s11_every_key_of_the_configuration_changes_the_run_it_should() {
     for (key, config) in &variants {
         assert_ne!(weights(config), want, "`{key}` is not read");
     }
+    // FP8 products, where their scales come from, and how far those look back.
+    let fp8 = TrainConfig { precision: Arithmetic::Fp8, ..base.clone() };
+    let delayed = TrainConfig { fp8_scaling: Fp8Scaling::Delayed, ..fp8.clone() };
+    let short = TrainConfig { fp8_history: HistoryLength(1), ..delayed.clone() };
+    let kinds = [base.clone(), fp8, delayed, short].map(|config| weights(&config));
+    assert!((1..4).all(|i| !kinds[..i].contains(&kinds[i])), "`precision`, `fp8_scaling` or `fp8_history` is not read");
     // These say when and how work is done; they must not change what is computed.
     for config in [
         TrainConfig { log_every: 3, ..base.clone() },

@@ -12,7 +12,7 @@ use std::cell::Cell;
 
 /// What goes wrong in the chosen calls.
 #[derive(Clone, Copy, Debug)]
-enum Poison {
+pub(super) enum Poison {
     /// The loss is NaN, and with it every gradient.
     LossNan,
     /// The loss is infinite.
@@ -22,14 +22,14 @@ enum Poison {
 }
 
 /// Next-token prediction that breaks in some calls; there are two calls per step.
-struct Poisoned {
+pub(super) struct Poisoned {
     poison: Poison,
     calls: Cell<u64>,
     broken: fn(u64) -> bool,
 }
 
 impl Poisoned {
-    fn new(poison: Poison, broken: fn(u64) -> bool) -> Self {
+    pub(super) fn new(poison: Poison, broken: fn(u64) -> bool) -> Self {
         Self { poison, calls: Cell::new(0), broken }
     }
 }

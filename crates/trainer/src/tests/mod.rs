@@ -7,6 +7,7 @@ mod preference;
 mod resume;
 mod run;
 mod saving;
+mod scaling;
 pub(crate) mod tiny;
 
 pub(crate) use tiny::random;

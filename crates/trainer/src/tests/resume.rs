@@ -13,7 +13,7 @@ fn settings() -> TrainConfig {
     TrainConfig { eval_every: 9, save_every: 7, ..config(100) }
 }
 
-fn compare(want: &Lab, got: &Lab, how: &str) {
+pub(super) fn compare(want: &Lab, got: &Lab, how: &str) {
     let (want, got) = (want.results(), got.results());
     let names = |results: &[(String, Vec<u8>)]| results.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
     assert_eq!(names(&want), names(&got), "{how}");

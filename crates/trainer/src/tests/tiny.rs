@@ -11,7 +11,7 @@ use model_core::{Decoder, ModelConfig};
 
 use crate::batch::{BatchSource, EvalSet, MicroBatch, PhaseRows, RowSource};
 use crate::checkpoint::{CheckpointStore, CheckpointWriter, Checkpointer, Identity, ModelFiles, load_parts};
-use crate::config::{Arithmetic, MasterKind, MomentsKind};
+use crate::config::{Arithmetic, Fp8Scaling, HistoryLength, MasterKind, MomentsKind};
 use crate::objective::{NextToken, Objective};
 use crate::observe::{EvalLog, FlopCount, MetricFiles, Observe, StepLog};
 use crate::optim::Optimizer;
@@ -44,7 +44,8 @@ pub(crate) fn model() -> Decoder<Cpu> {
 }
 
 pub(crate) fn parts(model: Decoder<Cpu>, config: &TrainConfig) -> Parts<Cpu> {
-    Parts { optimizer: Optimizer::new(&model, config, &Default::default()), model, device: Default::default() }
+    let optimizer = Optimizer::new(&model, config, &Default::default());
+    Parts::new(model, optimizer, config, Default::default())
 }
 
 /// A small generator of its own, so that the tests need none of the code they test.
@@ -105,6 +106,8 @@ pub(crate) fn config(max_steps: u64) -> TrainConfig {
         precision: Arithmetic::F32,
         master: MasterKind::Remainder,
         moments: MomentsKind::Full,
+        fp8_scaling: Fp8Scaling::Current,
+        fp8_history: HistoryLength::default(),
     }
 }
 
@@ -148,6 +151,7 @@ impl<B: LmBackend> Save<B> for NoSave {
 pub(crate) struct Ran {
     pub(crate) outcome: Result<Outcome, TrainError>,
     pub(crate) model: Option<Decoder<Cpu>>,
+    pub(crate) histories: Vec<Vec<f32>>,
     pub(crate) state: TrainState,
     pub(crate) seen: Recorder,
 }
@@ -169,11 +173,13 @@ pub(crate) fn run_from(
     let eval = EvalSet::default();
     let mut around = Surroundings { eval: &eval, save: &mut NoSave, observe: &mut seen, interrupted: &flag };
     let ended = train(objective, source, parts, &mut state, config, &mut around);
-    let (outcome, model) = match ended {
-        Ok((outcome, parts)) => (Ok(outcome), Some(parts.model)),
-        Err(error) => (Err(error), None),
+    let (outcome, model, scaling) = match ended {
+        Ok((outcome, parts)) => (Ok(outcome), Some(parts.model), Some(parts.scaling)),
+        Err(error) => (Err(error), None, None),
     };
-    Ran { outcome, model, state, seen }
+    let histories = scaling.into_iter().flat_map(|scaling| scaling.histories);
+    let histories = histories.map(|history| leaf_values(Leaf::Matrix(history))).collect();
+    Ran { outcome, model, histories, state, seen }
 }
 
 /// All values of a model, leaf after leaf.
