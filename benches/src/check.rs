@@ -1,7 +1,11 @@
 //! `perf check`: the case tables of all ops on a device, against the f64 references.
 //!
+//! At the end stands what is no op: inputs that wait in the host's memory, and on CUDA the reports of faults.
+//!
 //! Each op is run on its own: one that panics is a miss and the next one still runs. `--op` and `--precision` choose, so that
 //! a script can give each op a process and a time limit of its own.
+
+mod offload;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -54,7 +58,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             if arguments.device != DeviceChoice::Cpu {
                 println!("not run: every case on CUDA in f32 and bf16 ({}); no such device here", OPS.join(", "));
             }
-            rows::<Cpu>(arguments, "f32", &device)
+            rows::<Cpu>(arguments, "f32", OFFLOADED_ON_CPU, &device)
         }
         #[cfg(feature = "cuda")]
         Device::Cuda(_) | Device::CudaBf16(_) if arguments.precisions.len() != 1 => return each_precision(),
@@ -62,9 +66,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         device => {
             let bf16 = arguments.precisions[0] == "bf16";
             match device.with(if bf16 { Precision::Bf16 } else { Precision::F32 })? {
-                Device::CudaBf16(device) => rows::<kernels_cubecl::CudaBf16>(arguments, "bf16", &device),
+                Device::CudaBf16(device) => rows::<kernels_cubecl::CudaBf16>(arguments, "bf16", OFFLOADED, &device),
                 Device::Cuda(device) => {
-                    let mut rows = rows::<kernels_cubecl::Cuda>(arguments, "f32", &device);
+                    let mut rows = rows::<kernels_cubecl::Cuda>(arguments, "f32", OFFLOADED, &device);
                     if arguments.ops.is_empty() {
                         rows.push(fault(&device));
                         rows.push(out_of_memory(&device));
@@ -93,27 +97,30 @@ fn each_precision() -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(u8::from(!passed)))
 }
 
-/// Runs the chosen ops in one precision.
-fn rows<B: LmBackend>(arguments: &Arguments, precision: &'static str, device: &B::Device) -> Vec<Row> {
+/// Tokens of a row in the check of offloaded inputs: on a device the copies must take as long as kernels do.
+#[cfg(feature = "cuda")]
+const OFFLOADED: usize = 4096;
+const OFFLOADED_ON_CPU: usize = 16;
+
+/// Runs the chosen ops in one precision, and the check of offloaded inputs where all ops are chosen.
+fn rows<B: LmBackend>(arguments: &Arguments, precision: &'static str, seq: usize, device: &B::Device) -> Vec<Row> {
     let wanted = |list: &[String], name: &str| list.is_empty() || list.iter().any(|item| item == name);
     if !wanted(&arguments.precisions, precision) {
         return Vec::new();
     }
     let chosen = OPS.iter().enumerate().filter(|(_, op)| wanted(&arguments.ops, op));
-    chosen.map(|(index, op)| row(op, precision, arguments.verbose, || run_op::<B>(index, device))).collect()
+    let mut rows: Vec<Row> =
+        chosen.map(|(index, op)| row(op, precision, arguments.verbose, || run_op::<B>(index, device))).collect();
+    if arguments.ops.is_empty() {
+        let (checks, misses) = guarded(|| offload::compare::<B>(seq, device)).unwrap_or_else(|miss| (1, vec![miss]));
+        rows.push(Row::bare("offload", precision, checks, misses));
+    }
+    rows
 }
 
 /// Runs one op twice and sums its comparisons up.
 fn row(op: &'static str, precision: &'static str, verbose: bool, run: impl Fn() -> Vec<Check>) -> Row {
-    let mut row = Row {
-        op,
-        precision,
-        checks: 0,
-        misses: Vec::new(),
-        worst: (0.0, String::new()),
-        global: 0.0,
-        repeatable: true,
-    };
+    let mut row = Row::bare(op, precision, 0, Vec::new());
     let both = guarded(|| (run(), run()));
     let (first, second) = match both {
         Ok(both) => both,
@@ -140,6 +147,11 @@ fn row(op: &'static str, precision: &'static str, verbose: bool, run: impl Fn() 
 }
 
 impl Row {
+    /// A row without errors relative to bounds.
+    fn bare(op: &'static str, precision: &'static str, checks: usize, misses: Vec<String>) -> Self {
+        Self { op, precision, checks, misses, worst: (0.0, String::new()), global: 0.0, repeatable: true }
+    }
+
     fn add(&mut self, check: &Check, report: &Report) {
         let error = (report.got - report.want).abs();
         let share = if error == 0.0 { 0.0 } else { error / report.bound };
@@ -177,8 +189,7 @@ fn fault(device: &kernels_cubecl::cuda::CudaDevice) -> Row {
         Err(error) if error.to_string().contains("provoked") => Vec::new(),
         other => vec![format!("a panic on the device thread was not reported: {other:?}")],
     };
-    let worst = (0.0, String::new());
-    Row { op: "device fault", precision: "", checks: 1, misses, worst, global: 0.0, repeatable: true }
+    Row::bare("device fault", "", 1, misses)
 }
 
 /// Bytes that no device has.
@@ -200,8 +211,7 @@ fn out_of_memory(device: &kernels_cubecl::cuda::CudaDevice) -> Row {
         Err(KernelError::OutOfMemory { bytes: Some(TOO_MANY_BYTES), .. }) => Vec::new(),
         other => vec![format!("a lack of memory was not reported as one: {other:?}")],
     };
-    let worst = (0.0, String::new());
-    Row { op: "out of memory", precision: "", checks: 1, misses, worst, global: 0.0, repeatable: true }
+    Row::bare("out of memory", "", 1, misses)
 }
 
 /// Prints the table, then every miss.

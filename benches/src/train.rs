@@ -14,8 +14,8 @@ use model_core::hf::leaf_map;
 use model_core::{Decoder, ModelConfig, Rows};
 use serde::Serialize;
 use trainer::checkpoint::{CheckpointStore, CheckpointWriter, Checkpointer, Identity, ModelFiles};
-use trainer::config::{HistoryLength, Recompute};
-use trainer::memory::{Head, MemoryPlan};
+use trainer::config::{Blocks, HistoryLength};
+use trainer::memory::{Head, MemoryPlan, host_available};
 use trainer::objective::NextToken;
 use trainer::observe::{EvalLog, Observe, StepLog};
 use trainer::optim::Optimizer;
@@ -57,6 +57,12 @@ pub(crate) struct Arguments {
     /// Runs blocks again in the backward pass: all of them, or the first N
     #[arg(long, value_name = "N", num_args = 0..=1)]
     recompute: Option<Option<usize>>,
+    /// Keeps the inputs of recomputed blocks in the host's memory: all of them, or the first N
+    #[arg(long, value_name = "N", num_args = 0..=1)]
+    offload: Option<Option<usize>>,
+    /// Prints the memory plan and stops; needs no device
+    #[arg(long)]
+    plan: bool,
     /// Prints where the time of the last two steps went, op by op; the device waits between ops
     #[arg(long)]
     profile: bool,
@@ -101,7 +107,8 @@ struct Line {
     master: String,
     moments: String,
     fp8_scaling: String,
-    recompute: Recompute,
+    recompute: Blocks,
+    offload: Blocks,
     ms: f64,
     tok_s: f64,
     tflops: f64,
@@ -110,6 +117,7 @@ struct Line {
     /// The same after steps 5, 50, 500, ...
     used_gib_after: Vec<(u64, f64)>,
     planned_gib: f64,
+    host_gib: f64,
     first_step_s: f64,
     /// For each save, seconds that the loop stood still until it went on.
     save_stalls_s: Vec<f64>,
@@ -245,6 +253,12 @@ impl<B: LmBackend> Save<B> for TimedSave {
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let config = train_config(arguments)?;
     config.check()?;
+    let plan = MemoryPlan::new(&model_config(arguments)?, &config, Head::CrossEntropy, None);
+    if arguments.plan {
+        print!("{plan}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    plan.require_host(host_available())?;
     #[cfg(feature = "cuda")]
     kernels_cubecl::cuda::keep_exact_sizes();
     let device = arguments.device.resolve()?.with(config.precision.precision())?;
@@ -264,14 +278,27 @@ fn train_config(arguments: &Arguments) -> Result<TrainConfig> {
         max_steps: arguments.steps as u64,
         tokens_per_step: tokens * arguments.micro_batches as u64,
         tokens_per_micro_batch: tokens,
-        recompute: match arguments.recompute {
-            Some(None) => Recompute::All(true),
-            Some(Some(n)) => Recompute::First(n),
-            None => Recompute::All(false),
-        },
+        recompute: blocks(arguments.recompute),
+        offload: blocks(arguments.offload),
         save_every: if arguments.save.is_some() { arguments.save_every } else { 0 },
         ..base_config(&arguments.numerics)?
     })
+}
+
+/// An option with or without a number, or none.
+fn blocks(option: Option<Option<usize>>) -> Blocks {
+    match option {
+        Some(None) => Blocks::All(true),
+        Some(Some(n)) => Blocks::First(n),
+        None => Blocks::All(false),
+    }
+}
+
+/// The named size with the layers of the arguments.
+fn model_config(arguments: &Arguments) -> Result<ModelConfig> {
+    let mut config = ModelConfig::preset(&arguments.preset).context("perf train --preset: no such size")?;
+    config.n_layers = arguments.layers.unwrap_or(config.n_layers);
+    Ok(config)
 }
 
 /// A run of one step of one token with the usual AdamW.
@@ -299,7 +326,8 @@ pub(crate) fn base_config(numerics: &Numerics) -> Result<TrainConfig> {
         save_every: 0,
         log_every: 1,
         keep_last: 1,
-        recompute: Recompute::All(false),
+        recompute: Blocks::All(false),
+        offload: Blocks::All(false),
         max_bad_steps: 3,
         peak_tflops: H100_TFLOPS,
         precision: serde_json::from_value(word(precision)).with_context(|| unknown("precision", precision))?,
@@ -387,8 +415,7 @@ fn measure<B: LmBackend>(
     device: &B::Device,
     used: &dyn Fn() -> Option<u64>,
 ) -> Result<Line> {
-    let mut model_config = ModelConfig::preset(&arguments.preset).context("perf train --preset: no such size")?;
-    model_config.n_layers = arguments.layers.unwrap_or(model_config.n_layers);
+    let model_config = model_config(arguments)?;
     let model = random_model::<B>(&model_config, device);
     // Reading something waits for the weights.
     let first: Tensor<B, 1> = model.final_norm.gamma.clone();
@@ -414,7 +441,7 @@ fn measure<B: LmBackend>(
         print_profile();
     }
     let used_gib = used().map(gib);
-    let planned_gib = gib(MemoryPlan::new(&model_config, config, Head::CrossEntropy, None).total());
+    let plan = MemoryPlan::new(&model_config, config, Head::CrossEntropy, None);
     let profiled = if arguments.profile { PROFILED as usize } else { 0 };
     let mut seconds: Vec<f64> = log.steps[WARMUP..log.steps.len() - profiled].iter().map(|step| step.seconds).collect();
     seconds.sort_by(f64::total_cmp);
@@ -433,13 +460,15 @@ fn measure<B: LmBackend>(
         moments: arguments.numerics.moments.clone(),
         fp8_scaling: arguments.numerics.fp8_scaling.clone(),
         recompute: config.recompute,
+        offload: config.offload,
         ms: 1e3 * median,
         tok_s,
         tflops,
         mfu: tflops / H100_TFLOPS,
         used_gib,
         used_gib_after: log.used_after,
-        planned_gib,
+        planned_gib: gib(plan.total()),
+        host_gib: gib(plan.host),
         save_stalls_s: save.stalls,
         save_waits_s: save.waits,
         save_commits_s: save.commits,

@@ -48,6 +48,8 @@ struct Stage {
     seq_len: u64,
     /// Blocks that run again in the backward pass.
     recompute: u64,
+    /// Those of them whose inputs wait in the host's memory.
+    offload: u64,
     keep_last: u64,
     adapter_rank: Option<u64>,
     /// Bytes of a weight, an activation, a gradient.
@@ -123,6 +125,11 @@ fn stage(table: &Table) -> Result<Stage> {
     };
     let adapter = table.get("adapter").and_then(Value::as_table);
     let word = |key: &str| train.get(key).and_then(Value::as_str).unwrap_or_default();
+    let blocks = |key: &str| match train.get(key) {
+        Some(Value::Boolean(true)) => u64::MAX,
+        Some(Value::Integer(n)) => u64::try_from(*n).unwrap_or_default(),
+        _ => 0,
+    };
     let half = matches!(word("precision"), "bf16" | "fp8");
     let moments = if word("moments") == "8bit" { 2 } else { 2 * FLOAT };
     let remainder = if half && word("master") != "stochastic" { HALF } else { 0 };
@@ -131,11 +138,8 @@ fn stage(table: &Table) -> Result<Stage> {
         tokens_per_step: number(train, "tokens_per_step")?,
         tokens_per_micro_batch: number(train, "tokens_per_micro_batch")?,
         seq_len,
-        recompute: match train.get("recompute") {
-            Some(Value::Boolean(true)) => u64::MAX,
-            Some(Value::Integer(n)) => u64::try_from(*n).unwrap_or_default(),
-            _ => 0,
-        },
+        recompute: blocks("recompute"),
+        offload: blocks("offload"),
         keep_last: number(train, "keep_last")?,
         adapter_rank: adapter.map(|adapter| number(adapter, "r")).transpose()?,
         element: if half { HALF } else { FLOAT },
@@ -185,11 +189,12 @@ impl Model {
     }
 
     /// Floats kept per token until the backward pass. With recompute a block keeps its input, and one block at a time
-    /// is whole.
-    fn kept_floats(&self, recompute: u64) -> u64 {
+    /// is whole. Of the inputs that wait on the host two are there at once.
+    fn kept_floats(&self, recompute: u64, offload: u64) -> u64 {
         let blocks = self.num_hidden_layers;
         let again = recompute.min(blocks);
-        let kept = again * self.hidden_size + (blocks - again).max(1) * self.block_floats();
+        let inputs = again - offload.min(again).saturating_sub(2);
+        let kept = inputs * self.hidden_size + (blocks - again).max(1) * self.block_floats();
         // The final norm's input and result, and the gradient that the head's op makes in its forward pass.
         kept + 3 * self.hidden_size
     }
@@ -210,9 +215,11 @@ fn describe(model: &Model, stage: &Stage) -> Result<String> {
     let flops = tokens as f64 * model.flops_per_token(stage.seq_len) as f64;
     let (weights, gradients) = (stage.element * all, stage.element * trainable);
     let optimizer = stage.state * trainable;
-    let activations = stage.element * stage.tokens_per_micro_batch * model.kept_floats(stage.recompute);
+    let activations = stage.element * stage.tokens_per_micro_batch * model.kept_floats(stage.recompute, stage.offload);
     let checkpoint = stage.element * (if stage.adapter_rank.is_some() { trainable } else { parameters }) + optimizer;
-    let rows = [
+    let offloaded = stage.offload.min(stage.recompute).min(model.num_hidden_layers);
+    let inputs = stage.element * stage.tokens_per_micro_batch * model.hidden_size * offloaded;
+    let mut rows = vec![
         ("parameters", grouped(parameters)),
         ("trainable", grouped(trainable)),
         ("steps", grouped(stage.steps)),
@@ -237,6 +244,9 @@ fn describe(model: &Model, stage: &Stage) -> Result<String> {
         ("memory together", mib(weights + gradients + optimizer + activations)),
         ("disk", format!("{} in {} checkpoints", mib(checkpoint * (stage.keep_last + 1)), stage.keep_last + 1)),
     ];
+    if inputs > 0 {
+        rows.push(("host memory", format!("{} for the inputs of {offloaded} blocks", mib(inputs))));
+    }
     Ok(rows.iter().map(|(name, value)| format!("{name:<22}{value}\n")).collect())
 }
 
@@ -311,6 +321,11 @@ recompute = true
         assert_ne!(off, text);
         let some = describe(&SEVEN_B, &Stage { recompute: 8, ..stage.clone() }).unwrap();
         assert!(some.contains("recompute of 8 blocks"), "{some}");
+        // 2048 tokens of 4096 f32 are 32 MiB; two inputs stay.
+        let away = describe(&SEVEN_B, &Stage { offload: 32, ..stage.clone() }).unwrap();
+        let kept = |stage: &Stage| SEVEN_B.kept_floats(stage.recompute, stage.offload);
+        assert_eq!(kept(&stage) - kept(&Stage { offload: 32, ..stage.clone() }), 30 * 4096);
+        assert!(away.contains("1,024 MiB for the inputs of 32 blocks") && !text.contains("host memory"), "{away}");
         let adapter = describe(&SEVEN_B, &Stage { adapter_rank: Some(8), ..stage }).unwrap();
         assert!(
             adapter.contains(&format!("trainable             {}", grouped(SEVEN_B.adapter_parameters(8)))),

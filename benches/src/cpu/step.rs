@@ -128,8 +128,7 @@ fn split(plan: Plan, demo: &Demo, rows: &[TokenRow], table: &mut Table) -> Resul
         let units: f64 = batches.iter().map(|batch| Objective::<Cpu>::units(&objective, batch)).sum();
         let started = Instant::now();
         let tracked = model.to_autodiff();
-        let loss =
-            objective.loss(&tracked, &batches[0], config.recompute.blocks(model.blocks.len()), &Default::default())?;
+        let loss = objective.loss(&tracked, &batches[0], &config.replay(model.blocks.len()), &Default::default())?;
         let forward = started.elapsed();
         let mut gradients = GradientSum::new(model.leaves().len());
         gradients.add(&tracked, loss.sum);

@@ -8,6 +8,7 @@ use burn::tensor::backend::Backend;
 use burn::tensor::ops::{FloatTensor, IntTensor};
 use burn::tensor::{DType, FloatDType, TensorMetadata};
 
+use crate::parking::{self, Parked};
 use crate::{AdamW, Fp8, Fp8Gradients, Fp8Saved, HeadLayout, Master, Moments, portable};
 
 /// Direction of the rotary embedding.
@@ -328,8 +329,13 @@ pub trait LmBackend: Backend {
     fn lm_recompute(
         x: burn::tensor::Tensor<Self, 3>,
         leaves: Vec<crate::Leaf<Self>>,
+        _shelf: Option<&crate::Shelf>,
         f: crate::autodiff::Block<Self>,
     ) -> burn::tensor::Tensor<Self, 3> {
         f(x, leaves)
+    }
+    /// Begins to move a tensor to the host's memory; see [`Parked`].
+    fn lm_park(x: burn::tensor::Tensor<Self, 3>) -> Box<dyn Parked<Self>> {
+        parking::park(x)
     }
 }

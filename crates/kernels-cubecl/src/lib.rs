@@ -25,6 +25,7 @@ mod layout;
 mod leaf;
 mod matrix;
 pub mod ops;
+mod parking;
 mod portable;
 mod reading;
 mod simd_math;
@@ -32,7 +33,7 @@ mod simd_math;
 mod tests;
 pub mod tolerance;
 
-pub use autodiff::{Block, Gradients, backward_into, recompute};
+pub use autodiff::{Block, Gradients, Shelf, Traffic, backward_into, recompute};
 pub use backend::{CrossEntropyParts, LmBackend, Rotation, StatsParts, Tracked};
 #[cfg(feature = "cuda")]
 pub use cuda::{Cuda, CudaBf16};
@@ -47,4 +48,5 @@ pub use functions::{
 pub use layout::{HeadLayout, Spans};
 pub use leaf::Leaf;
 pub use ops::adamw::{AdamW, Master, Moments, PackedMoments};
+pub use parking::Parked;
 pub use reading::Reading;

@@ -51,6 +51,11 @@ const HEADS: HeadLayout = HeadLayout { n_heads: 6, n_kv_heads: 2, d_head: 16 };
 
 /// Everything of a step of a one-layer model: loss, every gradient and the updated table.
 fn model_step(recomputed: bool) -> Vec<Vec<f32>> {
+    model_step_on(None, recomputed)
+}
+
+/// As [`model_step`], with the blocks' inputs on a shelf.
+fn model_step_on(shelf: Option<&Shelf>, recomputed: bool) -> Vec<Vec<f32>> {
     let leaf = |tensor: Tensor<Cpu, 2>| Leaf::Matrix(tensor * 0.1).to_autodiff(true);
     let gain = |seed| Leaf::Vector(tensor::<1>(seed, [D])).to_autodiff(true);
     let table = leaf(tensor(1, [V, D]));
@@ -68,7 +73,7 @@ fn model_step(recomputed: bool) -> Vec<Vec<f32>> {
     let x = embedding(table.clone().matrix(), ids);
     let (f, mut leaves) = (block(), block_leaves.clone());
     let hidden = match recomputed {
-        true => recompute(recompute(x, block_leaves.clone(), f.clone()), block_leaves, f),
+        true => recompute(recompute(x, block_leaves.clone(), shelf, f.clone()), block_leaves, shelf, f),
         false => f(f(x, block_leaves.clone()), block_leaves),
     };
     let targets = Tensor::<Graph, 1, Int>::from_inner(ints(whole_numbers(10, B * T, V), [B * T]));
@@ -122,6 +127,16 @@ fn assert_same(a: &[Vec<f32>], b: &[Vec<f32>], what: &str) {
 #[test]
 fn recomputed_blocks_give_the_same_bits() {
     assert_same(&model_step(true), &model_step(false), "recompute");
+}
+
+#[test]
+fn offloaded_inputs_come_back_with_the_same_bits() {
+    let shelf = Shelf::default();
+    assert_same(&model_step_on(Some(&shelf), true), &model_step(false), "offload");
+    assert_eq!(shelf.traffic(), Traffic { to_host: 2, to_device: 2 });
+    // The same shelf serves the next pass.
+    assert_same(&model_step_on(Some(&shelf), true), &model_step(false), "second offload");
+    assert_eq!(shelf.traffic(), Traffic { to_host: 4, to_device: 4 });
 }
 
 #[test]
@@ -204,7 +219,7 @@ fn recompute_without_anything_tracked_is_plain() {
     let f: Block<Graph> = Arc::new(|x, leaves| linear(x, leaves[0].clone().matrix()));
     let x = Tensor::<Graph, 3>::from_inner(tensor(2, [B, T, D]));
     let plain = f(x.clone(), leaves.clone());
-    assert_eq!(numbers(recompute(x, leaves, f)), numbers(plain));
+    assert_eq!(numbers(recompute(x, leaves, None, f)), numbers(plain));
 }
 
 /// Tracking the input alone, or one leaf alone, gives exactly those gradients.
@@ -216,7 +231,7 @@ fn recompute_tracks_what_is_tracked() {
             let w = Leaf::Matrix(tensor(2, [2 * D, D])).to_autodiff(w_tracked);
             let f: Block<Graph> = Arc::new(|x, leaves| swiglu(linear(x, leaves[0].clone().matrix())));
             let y = match recomputed {
-                true => recompute(x.clone(), vec![w.clone()], f),
+                true => recompute(x.clone(), vec![w.clone()], None, f),
                 false => f(x.clone(), vec![w.clone()]),
             };
             let grads = (y.clone() * y).sum().backward();

@@ -5,13 +5,31 @@ use std::sync::Arc;
 use burn::backend::Autodiff;
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
-use kernels_cubecl::{Fp8, Leaf, LmBackend, embedding, recompute};
+use kernels_cubecl::{Fp8, Leaf, LmBackend, Shelf, embedding, recompute};
 
 use crate::config::ModelConfig;
 use crate::layers::block::Flow;
 use crate::layers::{Attention, Block, Linear, RmsNorm};
 use crate::leaves::{LeafReader, NamedLeaf};
 use crate::rows::Input;
+
+/// Which blocks run again in the backward pass, and where their inputs wait for it.
+#[derive(Clone, Debug, Default)]
+pub struct Replay {
+    /// So many blocks, counted from the first.
+    pub blocks: usize,
+    /// So many of them, counted from the first, have their inputs in the host's memory.
+    pub offloaded: usize,
+    /// Where those inputs are.
+    pub shelf: Shelf,
+}
+
+impl Replay {
+    /// The first `blocks` blocks, with their inputs on the device.
+    pub fn first(blocks: usize) -> Self {
+        Self { blocks, ..Self::default() }
+    }
+}
 
 /// A decoder-only transformer of the LLaMA family.
 #[derive(Clone, Debug)]
@@ -38,7 +56,7 @@ impl<B: LmBackend> Decoder<B> {
     /// `[b, t, d_model]`.
     pub fn hidden(&self, input: &Input<B>, recompute: bool) -> Tensor<B, 3> {
         if recompute {
-            return self.hidden_recomputed(input, self.blocks.len());
+            return self.hidden_recomputed(input, &Replay::first(self.blocks.len()));
         }
         self.hidden_with(input.ids_bt.clone(), |_, attention, x| attend(attention, x, input))
     }
@@ -56,13 +74,14 @@ impl<B: LmBackend> Decoder<B> {
         flow.normalise(&self.final_norm).1
     }
 
-    /// As [`Decoder::hidden`], with the first `n_again` blocks recomputed and the activations of the others kept.
+    /// As [`Decoder::hidden`], with the first blocks recomputed and the activations of the others kept.
     ///
-    /// Between recomputed blocks the stream is one tensor, so that one tensor per block is all that is kept of them.
-    pub fn hidden_recomputed(&self, input: &Input<B>, n_again: usize) -> Tensor<B, 3> {
-        let (again, kept) = self.blocks.split_at(n_again.min(self.blocks.len()));
+    /// Between recomputed blocks the stream is one tensor, so that one tensor per block is all that is kept of them, and on
+    /// the device not even that where they are offloaded.
+    pub fn hidden_recomputed(&self, input: &Input<B>, replay: &Replay) -> Tensor<B, 3> {
+        let (again, kept) = self.blocks.split_at(replay.blocks.min(self.blocks.len()));
         let mut x = embedding(self.embedding.clone(), input.ids_bt.clone());
-        for block in again {
+        for (i, block) in again.iter().enumerate() {
             let leaves = block.tracked_leaves();
             let frame = block.with_tracked_leaves(leaves.iter().map(detached).collect());
             let input = input.clone();
@@ -70,7 +89,8 @@ impl<B: LmBackend> Decoder<B> {
                 let block = frame.with_tracked_leaves(leaves);
                 block.forward(Flow::start(x), |attention, x| attend(attention, x, &input)).sum()
             };
-            x = recompute(x, leaves, Arc::new(run));
+            let shelf = (i < replay.offloaded).then_some(&replay.shelf);
+            x = recompute(x, leaves, shelf, Arc::new(run));
         }
         let forward = |flow, block: &Block<B>| block.forward(flow, |attention, x| attend(attention, x, input));
         kept.iter().fold(Flow::start(x), forward).normalise(&self.final_norm).1

@@ -24,7 +24,7 @@ pub mod tokenizer;
 pub use adapter::LoraConfig;
 pub use chat::{Chat, ChatFormat, ChatToken, Message, Role};
 pub use config::ModelConfig;
-pub use decoder::Decoder;
+pub use decoder::{Decoder, Replay};
 pub use error::ModelError;
 pub use generate::{Sampling, generate};
 pub use kv_cache::KvCache;

@@ -3,11 +3,13 @@
 //! Unknown keys, duplicate keys and values out of range are errors that name the key. `--set key=value` changes only the
 //! keys that were given. There are no hidden defaults: what runs is what [`TrainConfig`] says, and it is stored with the run.
 
+use std::fmt;
 use std::path::Path;
 
 use figment::Figment;
 use figment::providers::{Format, Toml};
-use kernels_cubecl::{Fp8, Precision};
+use kernels_cubecl::{Fp8, Precision, Shelf};
+use model_core::Replay;
 use model_core::hf::FloatType;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -63,7 +65,7 @@ pub struct TrainConfig {
     /// Checkpoints kept besides the best one.
     pub keep_last: usize,
     /// Run blocks again in the backward pass instead of keeping their activations: all, none, or the first ones.
-    pub recompute: Recompute,
+    pub recompute: Blocks,
     /// Skipped steps in a row before the run stops.
     pub max_bad_steps: u64,
     /// Peak arithmetic of the device in TFLOP/s, for MFU; 0 leaves MFU out.
@@ -83,30 +85,48 @@ pub struct TrainConfig {
     /// Passes that a delayed scale looks back on.
     #[serde(default, skip_serializing_if = "is_default")]
     pub fp8_history: HistoryLength,
+    /// Keep the inputs of recomputed blocks in the host's memory instead of the device's: all, none, or the first ones.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub offload: Blocks,
 }
 
-/// Which blocks run again in the backward pass.
+/// Which blocks something is done to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged, expecting = "true, false or a number of blocks")]
-pub enum Recompute {
+pub enum Blocks {
     /// All or none.
     All(bool),
     /// So many, counted from the first; more than there are is all.
     First(usize),
 }
 
-impl Recompute {
-    /// How many of `n_layers` blocks.
-    pub fn blocks(self, n_layers: usize) -> usize {
+impl Blocks {
+    /// How many of `n` blocks.
+    pub fn of(self, n: usize) -> usize {
         match self {
-            Self::All(true) => n_layers,
+            Self::All(true) => n,
             Self::All(false) => 0,
-            Self::First(n) => n.min(n_layers),
+            Self::First(first) => first.min(n),
         }
     }
 }
 
-impl From<bool> for Recompute {
+impl Default for Blocks {
+    fn default() -> Self {
+        Self::All(false)
+    }
+}
+
+impl fmt::Display for Blocks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All(all) => all.fmt(f),
+            Self::First(n) => n.fmt(f),
+        }
+    }
+}
+
+impl From<bool> for Blocks {
     fn from(all: bool) -> Self {
         Self::All(all)
     }
@@ -240,6 +260,17 @@ impl TrainConfig {
         if let Some(stop) = self.stop_after {
             whole("stop_after", stop, (1..=self.max_steps).contains(&stop), "1 to max_steps")?;
         }
+        let (recompute, offload) = (self.recompute, self.offload);
+        let enough = match offload {
+            Blocks::All(all) => !all || recompute.of(1) == 1,
+            Blocks::First(n) => n <= recompute.of(usize::MAX),
+        };
+        require(enough, || {
+            format!(
+                "key `train.offload`: expected at most the blocks that are recomputed, got {offload} with \
+                 train.recompute = {recompute}; set train.recompute = true, or offload fewer blocks"
+            )
+        })?;
         self.check_fp8()
     }
 
@@ -264,6 +295,12 @@ impl TrainConfig {
     pub fn history(&self) -> Option<usize> {
         let delayed = self.precision == Arithmetic::Fp8 && self.fp8_scaling == Fp8Scaling::Delayed;
         delayed.then_some(self.fp8_history.0)
+    }
+
+    /// Which of `n_layers` blocks run again in the backward pass, with a shelf for the inputs of the offloaded ones.
+    pub fn replay(&self, n_layers: usize) -> Replay {
+        let blocks = self.recompute.of(n_layers);
+        Replay { blocks, offloaded: self.offload.of(blocks), shelf: Shelf::default() }
     }
 
     /// The step at which the run ends.

@@ -53,6 +53,18 @@ pub enum TrainError {
         /// What to change, and what the run would need then.
         advice: String,
     },
+    /// The host has too little memory for what the run offloads to it.
+    #[error(
+        "the run needs {needed} bytes of host memory for offloaded inputs, {available} are available; set train.offload = {fit}, use a smaller train.tokens_per_micro_batch, or free memory"
+    )]
+    NoHostMemory {
+        /// Bytes wanted.
+        needed: u64,
+        /// Bytes available.
+        available: u64,
+        /// Blocks whose inputs would fit.
+        fit: u64,
+    },
     /// The folder has checkpoints, but the run was not asked to resume.
     #[error("{path} already holds a run; pass --resume to continue it, or choose another folder", path = path.display())]
     RunExists {
@@ -178,7 +190,7 @@ impl TrainError {
         match self {
             Self::Gate(_) => 1,
             Self::NotFinite { .. } | Self::SaveFailed { .. } => 3,
-            Self::NoSpace { .. } | Self::NoDeviceMemory { .. } => 4,
+            Self::NoSpace { .. } | Self::NoDeviceMemory { .. } | Self::NoHostMemory { .. } => 4,
             Self::Kernel(error) => error.exit_code(),
             _ => 2,
         }

@@ -9,6 +9,18 @@ mod step;
 pub use plan::{MemoryPlan, Workload};
 pub use step::{AdapterShape, Head};
 
+/// Bytes of the host's memory that a process can still take, as Linux estimates them; `None` on other systems.
+pub fn host_available() -> Option<u64> {
+    mem_available(&std::fs::read_to_string("/proc/meminfo").ok()?)
+}
+
+/// `MemAvailable` of `/proc/meminfo`.
+fn mem_available(text: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim_end().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
 /// Keeps freed memory for the next step instead of returning it to the system; call it once, before the first step.
 ///
 /// Nothing happens where the C library is not glibc. The process holds its peak until it ends.
@@ -30,5 +42,21 @@ pub fn keep_freed_memory() {
                 libc::mallopt(option, value);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn available_memory_is_read() {
+        let text = "MemTotal:       131072000 kB\nMemFree:         1000 kB\nMemAvailable:   2048 kB\n";
+        assert_eq!(mem_available(text), Some(2 << 20));
+        for text in ["", "MemFree: 1 kB", "MemAvailable: many kB", "MemAvailable: 5 MB"] {
+            assert_eq!(mem_available(text), None, "{text}");
+        }
+        #[cfg(target_os = "linux")]
+        assert!(host_available().is_some_and(|bytes| bytes > 1 << 20));
     }
 }

@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 
 use crate::config::{self, Arithmetic};
 use crate::lineage::{GateRecord, Input, StageOutcome, StageRecord};
-use crate::memory::Workload;
+use crate::memory::{Workload, host_available};
 use crate::{Outcome, TrainError};
 
 /// Exit code of a run that did what it was asked.
@@ -125,7 +125,7 @@ fn plan<S: Stage>(args: &StageArgs) -> Result<String, TrainError> {
 /// its own.
 fn require_memory<S: Stage>(config: &S::Config, device: &Device) -> Result<(), TrainError> {
     let (Some(memory), Some(workload)) = (device.memory(), S::workload(config)) else { return Ok(()) };
-    let plan = workload.require(memory)?;
+    let plan = workload.require(memory, host_available())?;
     eprint!("{}: {plan}", S::NAME);
     Ok(())
 }
@@ -133,8 +133,8 @@ fn require_memory<S: Stage>(config: &S::Config, device: &Device) -> Result<(), T
 /// Loads and checks the configuration, finds the device and runs the stage on its backend.
 ///
 /// # Errors
-/// As [`config::load`], [`Stage::check`], [`DeviceChoice::resolve`] and [`Stage::run`]; [`TrainError::NoDeviceMemory`] before
-/// anything is allocated when the device has too little.
+/// As [`config::load`], [`Stage::check`], [`DeviceChoice::resolve`] and [`Stage::run`]; [`TrainError::NoDeviceMemory`] and
+/// [`TrainError::NoHostMemory`] before anything is allocated when device or host have too little.
 pub fn execute<S: Stage>(args: &StageArgs) -> Result<Outcome, TrainError> {
     let config: S::Config = config::load(&args.config, &args.sets)?;
     S::check(&config)?;

@@ -296,7 +296,7 @@ fn forward_backward<B: LmBackend>(
 ) -> Result<Pass<B>, TrainError> {
     let mut frame = parts.model.clone();
     frame.set_fp8(config.precision.fp8());
-    let again = config.recompute.blocks(frame.blocks.len());
+    let n_layers = frame.blocks.len();
     let mut gradients = GradientSum::new(frame.leaves().len());
     let mut scaling = parts.scaling.clone();
     let mut losses = Vec::with_capacity(batches.len());
@@ -304,7 +304,7 @@ fn forward_backward<B: LmBackend>(
         frame.set_dropout_seed(Some(dropout_seed(config.seed, state.step, i as u64)));
         frame.set_histories(&scaling.histories);
         let model = frame.to_autodiff();
-        let loss = objective.loss(&model, batch, again, &parts.device)?;
+        let loss = objective.loss(&model, batch, &config.replay(n_layers), &parts.device)?;
         losses.push(MicroLoss { sum: loss.sum.clone().inner(), values: loss.values, metrics: loss.metrics });
         scaling.histories = gradients.add(&model, loss.sum);
     }

@@ -5,6 +5,7 @@
 mod node;
 mod ops;
 mod replay;
+mod shelf;
 mod sums;
 
 use std::sync::Arc;
@@ -25,8 +26,10 @@ use ops::{
     LinearFp8Backward, LinearFp8HistoryBackward, LogprobsBackward, RmsNormBackward, RopeBackward, SwigluBackward,
 };
 use replay::Segment;
+use shelf::Stored;
 
 pub use burn::backend::autodiff::grads::Gradients;
+pub use shelf::{Shelf, Traffic};
 pub use sums::backward_into;
 
 /// A block of layers as a function of its input and its parameters.
@@ -36,9 +39,21 @@ pub type Block<B> = Arc<dyn Fn(Tensor<B, 3>, Vec<Leaf<B>>) -> Tensor<B, 3> + Sen
 ///
 /// The gradients are bit-equal to those of plain `f(x, leaves)`, which is what a backend without autodiff runs.
 /// `f` must do the same ops each time it is called, and everything that wants a gradient must come in through `x` and
-/// `leaves`. Only the ops of this crate are recomputed: state that plain burn ops save stays in memory.
-pub fn recompute<B: LmBackend>(x: Tensor<B, 3>, leaves: Vec<Leaf<B>>, f: Block<B>) -> Tensor<B, 3> {
-    B::lm_recompute(x, leaves, f)
+/// `leaves`. Only the ops of this crate are recomputed: state that plain burn ops save stays in memory. With a `shelf` even
+/// `x` does not stay on the device: it waits in the host's memory.
+pub fn recompute<B: LmBackend>(
+    x: Tensor<B, 3>,
+    leaves: Vec<Leaf<B>>,
+    shelf: Option<&Shelf>,
+    f: Block<B>,
+) -> Tensor<B, 3> {
+    B::lm_recompute(x, leaves, shelf, f)
+}
+
+/// Where the input of a recomputed block is until the backward pass.
+enum Input<B: LmBackend> {
+    Kept(Tensor<B, 3>),
+    Stored(Stored<B>),
 }
 
 fn constant<B: LmBackend, C: CheckpointStrategy>(out: FloatTensor<B>) -> FloatTensor<Autodiff<B, C>> {
@@ -195,7 +210,12 @@ impl<B: LmBackend, C: CheckpointStrategy> LmBackend for Autodiff<B, C> {
         (constant::<B, C>(logprob), constant::<B, C>(lse), argmax)
     }
 
-    fn lm_recompute(x: Tensor<Self, 3>, leaves: Vec<Leaf<Self>>, f: Block<Self>) -> Tensor<Self, 3> {
+    fn lm_recompute(
+        x: Tensor<Self, 3>,
+        leaves: Vec<Leaf<Self>>,
+        shelf: Option<&Shelf>,
+        f: Block<Self>,
+    ) -> Tensor<Self, 3> {
         let tracked = |primitive: FloatTensor<Self>| primitive.is_tracked();
         let wanted = tracked(primitive(&x))
             || leaves.iter().any(|leaf| match leaf {
@@ -205,15 +225,27 @@ impl<B: LmBackend, C: CheckpointStrategy> LmBackend for Autodiff<B, C> {
         if Segment::active() || !wanted {
             return f(x, leaves);
         }
-        let x_inner = x.clone().inner();
+        let stored = shelf.map(|shelf| shelf.put(x.clone().inner()));
+        let input = match &stored {
+            Some(stored) => Input::Stored(stored.clone()),
+            None => Input::Kept(x.clone().inner()),
+        };
         let leaves_inner: Vec<Leaf<B>> =
             leaves.iter().map(|leaf| leaf.clone().map_primitive(<Self as AutodiffBackend>::inner)).collect();
         let again = f.clone();
         let segment = Segment::new(move || {
             let leaves = leaves_inner.into_iter().map(|leaf| leaf.map_primitive(constant::<B, C>)).collect();
-            again(Tensor::from_inner(x_inner), leaves);
+            let x = match input {
+                Input::Kept(x) => x,
+                Input::Stored(stored) => stored.take(),
+            };
+            again(Tensor::from_inner(x), leaves);
         });
-        segment.record(|| f(x, leaves))
+        let out = segment.record(|| f(x, leaves));
+        if let Some(stored) = stored {
+            stored.leave();
+        }
+        out
     }
 }
 

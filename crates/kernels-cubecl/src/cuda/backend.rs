@@ -1,16 +1,17 @@
 //! The overrides of the CUDA backend: every op of the trait.
 
-use burn::tensor::DType;
 use burn::tensor::ops::{FloatTensor, IntTensor};
+use burn::tensor::{DType, Tensor};
 use burn_cubecl::{BoolElement, CubeBackend, FloatElement, IntElement};
 
-use super::{Runtime, faults, gemm};
+use super::{Runtime, faults, gemm, parking};
 use crate::backend::StatsParts;
 use crate::ops::{
     accumulate, adamw, attention, embedding, linear_cross_entropy, linear_fp8, rms_norm, rope_qkv, sum_squares, swiglu,
 };
 use crate::{
-    AdamW, CrossEntropyParts, Fp8, Fp8Gradients, Fp8Saved, HeadLayout, LmBackend, Master, Moments, Rotation, Tracked,
+    AdamW, CrossEntropyParts, Fp8, Fp8Gradients, Fp8Saved, HeadLayout, LmBackend, Master, Moments, Parked, Rotation,
+    Tracked,
 };
 
 impl<F: FloatElement, I: IntElement, T: BoolElement> LmBackend for CubeBackend<Runtime, F, I, T> {
@@ -219,6 +220,11 @@ impl<F: FloatElement, I: IntElement, T: BoolElement> LmBackend for CubeBackend<R
     fn lm_scale(x: FloatTensor<Self>, factor: FloatTensor<Self>) -> FloatTensor<Self> {
         faults::enter("scale");
         accumulate::cuda::scale(x, factor)
+    }
+
+    fn lm_park(x: Tensor<Self, 3>) -> Box<dyn Parked<Self>> {
+        faults::enter("offload");
+        Box::new(parking::OnHost::new(x.into_primitive().tensor()))
     }
 
     fn lm_linear_fp8_fwd(

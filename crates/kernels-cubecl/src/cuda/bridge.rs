@@ -2,9 +2,10 @@
 //!
 //! Foreign work is cuBLASLt ([`products`]) and own CUDA C++ ([`raw`]). It runs on a stream of its own, which waits for
 //! everything that the context has enqueued so far, and everything that comes later waits for it; so the order of the calls
-//! is the order on the device, whatever streams cubecl uses.
+//! is the order on the device, whatever streams cubecl uses. Copies to and from the host ([`copies`]) run beside it.
 #![expect(unsafe_code, reason = "calls to the CUDA driver, NVRTC and cuBLASLt, whose bindings are unsafe")]
 
+mod copies;
 mod driver;
 mod products;
 mod raw;
@@ -19,6 +20,7 @@ use cubecl_common::{device::Device, device_handle::DeviceHandle, stream_id::Stre
 use cudarc::driver::sys;
 
 use super::{Buffer, CudaDevice, Runtime, faults};
+pub(super) use copies::{HostMemory, Way, begin_copy, finish_copies};
 pub use driver::device_memory;
 pub(super) use driver::{Facts, facts, libraries};
 pub(crate) use driver::{capability, has_fp8};
@@ -72,6 +74,7 @@ struct Foreign {
     stream: sys::CUstream,
     before: sys::CUevent,
     after: sys::CUevent,
+    copies: copies::Copies,
     products: products::Products,
     modules: raw::Modules,
 }
@@ -86,7 +89,8 @@ impl Foreign {
             check("cuEventCreate", sys::cuEventCreate(&mut before, WITHOUT_TIMING));
             check("cuEventCreate", sys::cuEventCreate(&mut after, WITHOUT_TIMING));
         }
-        Self { context, stream, before, after, products: products::Products::new(), modules: raw::Modules::default() }
+        let (copies, products) = (copies::Copies::new(), products::Products::new());
+        Self { context, stream, before, after, copies, products, modules: raw::Modules::default() }
     }
 
     /// Runs `work` so that it comes after all earlier and before all later work of the context.
@@ -97,6 +101,8 @@ impl Foreign {
             check("cuStreamWaitEvent", sys::cuStreamWaitEvent(self.stream, self.before, 0));
         }
         work(self);
+        // Here it can run beside the work: `before` has not seen it, and `after` is not waited for yet.
+        self.copies.advance();
         // SAFETY: as above.
         unsafe {
             check("cuEventRecord", sys::cuEventRecord(self.after, self.stream));
@@ -109,6 +115,11 @@ impl Foreign {
 ///
 /// The order of the streams keeps their memory until the work is done.
 fn enqueue(op: &'static str, buffers: &[&Buffer], work: impl FnOnce(&mut Foreign, &[u64]) + Send + 'static) {
+    on_foreign(op, buffers, move |foreign, addresses| foreign.in_order(|foreign| work(foreign, addresses)));
+}
+
+/// As [`enqueue`], without an order: `work` has to make it.
+fn on_foreign(op: &'static str, buffers: &[&Buffer], work: impl FnOnce(&mut Foreign, &[u64]) + Send + 'static) {
     let stream = StreamId::current();
     let bindings: Vec<Binding> = buffers.iter().map(|buffer| buffer.handle.clone().binding()).collect();
     submit(&buffers[0].device, move |server| {
@@ -118,9 +129,7 @@ fn enqueue(op: &'static str, buffers: &[&Buffer], work: impl FnOnce(&mut Foreign
                 Err(error) => panic!("memory of {op}: {error:?}"),
             };
             let addresses: Vec<u64> = bindings.into_iter().map(address).collect();
-            FOREIGN.with_borrow_mut(|foreign| {
-                foreign.get_or_insert_with(Foreign::new).in_order(|foreign| work(foreign, &addresses));
-            });
+            FOREIGN.with_borrow_mut(|foreign| work(foreign.get_or_insert_with(Foreign::new), &addresses));
         });
     });
 }

@@ -5,7 +5,7 @@ use burn_cubecl::kernel::into_contiguous;
 use cubecl::ir::StorageType;
 use cubecl::prelude::*;
 
-use super::{Buffer, Runtime};
+use super::{Buffer, CudaDevice, Runtime};
 
 /// Threads of a cube where nothing asks for another number.
 pub(crate) const THREADS: usize = 256;
@@ -66,10 +66,14 @@ fn convert(tensor: Buffer, dtype: DType) -> Buffer {
 
 /// Uninitialised memory beside `like`.
 pub(crate) fn empty(like: &Buffer, shape: impl Into<Shape>, dtype: DType) -> Buffer {
-    let shape = shape.into();
+    empty_on(&like.client, &like.device, shape.into(), dtype)
+}
+
+/// Uninitialised memory of a device.
+pub(crate) fn empty_on(client: &ComputeClient<Runtime>, device: &CudaDevice, shape: Shape, dtype: DType) -> Buffer {
     // An empty tensor still has a buffer, which is never read.
-    let handle = like.client.empty(shape.num_elements().max(1) * dtype.size());
-    Buffer::new_contiguous(like.client.clone(), like.device.clone(), shape, handle, dtype)
+    let handle = client.empty(shape.num_elements().max(1) * dtype.size());
+    Buffer::new_contiguous(client.clone(), device.clone(), shape, handle, dtype)
 }
 
 /// `rows` rows of a dense matrix from row `at` on, in the same memory.

@@ -10,6 +10,7 @@ mod faults;
 pub(crate) mod flash;
 pub(crate) mod gemm;
 pub(crate) mod launch;
+mod parking;
 mod probe;
 pub mod profile;
 pub(crate) mod reduce;

@@ -64,16 +64,17 @@ fn s11_the_keys_are_these_and_no_others() {
         weight_decay";
     let why = "a new key needs a reader, and a line in s11_every_key_of_the_configuration…";
     assert_eq!(keys(&[]).join(" "), want, "{why}");
-    // How numbers are kept is there when it is not the default.
+    // How numbers are kept, and where, is there when it is not the default.
     let sets = [
         "train.precision=fp8",
         "train.master=stochastic",
         "train.moments=8bit",
         "train.fp8_scaling=delayed",
         "train.fp8_history=8",
+        "train.offload=3",
     ];
     let keys: Vec<String> = keys(&sets).into_iter().filter(|key| !want.contains(key.as_str())).collect();
-    assert_eq!(keys.join(" "), "fp8_history fp8_scaling master moments precision", "{why}");
+    assert_eq!(keys.join(" "), "fp8_history fp8_scaling master moments offload precision", "{why}");
     assert!(want.split(' ').count() + keys.len() <= 40);
 }
 
@@ -112,6 +113,39 @@ fn values_of_another_type_are_errors_by_name() {
     refused(TEXT, &["train.recompute=-1"], &["train.recompute"]);
     refused(TEXT, &["train.fp8_scaling=late"], &["train.fp8_scaling", "late", "delayed"]);
     refused(TEXT, &["train.fp8_history=-1"], &["train.fp8_history"]);
+    refused(TEXT, &["train.offload=yes"], &["train.offload"]);
+}
+
+#[test]
+fn only_recomputed_blocks_can_be_offloaded() {
+    for (recompute, offload, want) in [
+        ("false", "false", Some((0, 0))),
+        ("false", "0", Some((0, 0))),
+        ("true", "true", Some((32, 32))),
+        ("true", "5", Some((32, 5))),
+        ("true", "99", Some((32, 32))),
+        ("8", "true", Some((8, 8))),
+        ("8", "8", Some((8, 8))),
+        ("8", "9", None),
+        ("0", "true", None),
+        ("false", "true", None),
+        ("false", "1", None),
+    ] {
+        let sets = [&format!("train.recompute={recompute}")[..], &format!("train.offload={offload}")];
+        let train = read(TEXT, &sets).unwrap().train;
+        match (train.check(), want) {
+            (Ok(()), Some(want)) => {
+                let replay = train.replay(32);
+                assert_eq!((replay.blocks, replay.offloaded), want, "{sets:?}");
+            }
+            (Err(error), None) => {
+                let text = error.to_string();
+                assert_eq!(error.exit_code(), 2);
+                assert!(text.contains("train.offload") && text.contains("set train.recompute = true"), "{text}");
+            }
+            (got, want) => panic!("{sets:?}: {got:?}, expected {want:?}"),
+        }
+    }
 }
 
 #[test]

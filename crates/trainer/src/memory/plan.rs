@@ -4,8 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 
 use kernels_cubecl::DeviceMemory;
-use model_core::ModelConfig;
 use model_core::hf::read_config;
+use model_core::{ModelConfig, Replay};
 
 use super::step::{AdapterShape, Head, Shapes, StepMemory, replay};
 use crate::config::{Arithmetic, MasterKind, MomentsKind};
@@ -53,6 +53,10 @@ pub struct MemoryPlan {
     pub shared: u64,
     /// Context, kernels, workspace.
     pub libraries: u64,
+    /// Pinned in the host's memory for the inputs of offloaded blocks; no part of the total, which is the device's.
+    pub host: u64,
+    /// Offloaded blocks.
+    pub offloaded: u64,
 }
 
 impl MemoryPlan {
@@ -63,11 +67,13 @@ impl MemoryPlan {
         let adapters = adapter.map_or(0, |adapter| adapter_params(model, adapter.rank));
         let all = model.n_params() + adapters;
         let trainable = if adapter.is_some() { adapters } else { all };
+        let Replay { blocks, offloaded, .. } = train.replay(model.n_layers);
         let shapes = Shapes {
             element,
             fp8: train.precision == Arithmetic::Fp8,
             tokens: train.tokens_per_micro_batch,
-            recomputed: train.recompute.blocks(model.n_layers) as u64,
+            recomputed: blocks as u64,
+            offloaded: offloaded as u64,
             accumulate: train.tokens_per_step > train.tokens_per_micro_batch,
             head,
             adapter,
@@ -86,13 +92,29 @@ impl MemoryPlan {
             passing: apart.saturating_sub(gradients + kept),
             shared: (gradients + kept).max(apart) - together,
             libraries: LIBRARIES,
+            host: shapes.offloaded * train.tokens_per_micro_batch * model.d_model as u64 * element,
+            offloaded: shapes.offloaded,
         }
     }
 
-    /// Everything together.
+    /// Everything together on the device.
     pub fn total(&self) -> u64 {
         let step = self.gradients + self.activations + self.passing - self.shared;
         self.weights + self.remainder + self.moments + self.histories + step + self.libraries
+    }
+
+    /// The plan, where the host has memory enough for its part; where it does not say how much it has, it has.
+    ///
+    /// # Errors
+    /// [`TrainError::NoHostMemory`] with how many blocks would fit.
+    pub fn require_host(self, available: Option<u64>) -> Result<Self, TrainError> {
+        match available {
+            Some(available) if available < self.host => {
+                let block = self.host / self.offloaded.max(1);
+                Err(TrainError::NoHostMemory { needed: self.host, available, fit: available / block.max(1) })
+            }
+            _ => Ok(self),
+        }
     }
 }
 
@@ -109,12 +131,13 @@ impl Workload {
         MemoryPlan::new(model, train, self.head, self.adapter)
     }
 
-    /// The plan, where the device has memory enough for it.
+    /// The plan, where the device has memory enough for it, and the host for its part.
     ///
     /// # Errors
-    /// [`TrainError::NoDeviceMemory`] with what would need less, when it has too little; as [`Workload::plan`].
-    pub fn require(&self, memory: DeviceMemory) -> Result<MemoryPlan, TrainError> {
-        self.require_for(&read_config(&self.model_dir)?, memory)
+    /// [`TrainError::NoDeviceMemory`] with what would need less, when the device has too little; as
+    /// [`MemoryPlan::require_host`]; as [`Workload::plan`].
+    pub fn require(&self, memory: DeviceMemory, host: Option<u64>) -> Result<MemoryPlan, TrainError> {
+        self.require_for(&read_config(&self.model_dir)?, memory)?.require_host(host)
     }
 
     fn require_for(&self, model: &ModelConfig, memory: DeviceMemory) -> Result<MemoryPlan, TrainError> {
@@ -143,6 +166,10 @@ fn cheaper(train: &TrainConfig) -> Vec<(String, TrainConfig)> {
         ("precision = \"bf16\"".to_owned(), TrainConfig { precision: Arithmetic::Bf16, ..train.clone() }),
         ("moments = \"8bit\"".to_owned(), TrainConfig { moments: MomentsKind::Packed, ..train.clone() }),
         ("recompute = true".to_owned(), TrainConfig { recompute: true.into(), ..train.clone() }),
+        (
+            "recompute = true with offload = true".to_owned(),
+            TrainConfig { recompute: true.into(), offload: true.into(), ..train.clone() },
+        ),
         (
             format!("tokens_per_micro_batch = {half}"),
             TrainConfig { tokens_per_micro_batch: half.max(1), ..train.clone() },
@@ -181,6 +208,9 @@ impl fmt::Display for MemoryPlan {
                 writeln!(f, "  {name:<22}{sign}{}", gib(bytes))?;
             }
         }
+        if self.host > 0 {
+            writeln!(f, "host memory: {} pinned for the inputs of {} blocks", gib(self.host), self.offloaded)?;
+        }
         Ok(())
     }
 }
@@ -188,7 +218,7 @@ impl fmt::Display for MemoryPlan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Fp8Scaling, HistoryLength, Recompute};
+    use crate::config::{Blocks, Fp8Scaling, HistoryLength};
     use crate::tests::tiny;
 
     const CASES: [(&str, Arithmetic, MomentsKind, u64, f64); 9] = {
@@ -285,7 +315,14 @@ mod tests {
         let error = check(79 << 30).unwrap_err();
         assert_eq!(error.exit_code(), 4);
         let text = error.to_string();
-        for want in ["8bit", "recompute = true", "tokens_per_micro_batch = 2048", "moments", "bytes of device memory"] {
+        for want in [
+            "8bit",
+            "recompute = true needs",
+            "offload = true needs",
+            "tokens_per_micro_batch = 2048",
+            "moments",
+            "bytes of device memory",
+        ] {
             assert!(text.contains(want), "{want} in {text}");
         }
         assert!(!text.contains("bf16"), "it is bf16 already: {text}");
@@ -305,9 +342,58 @@ mod tests {
         assert!(again.activations > 32 * stream, "{again}");
         assert!(again.total() < kept.total());
         // Block by block the kept activations shrink; the last one has to be whole once more in any case.
-        let first = |n| plan(&model, &TrainConfig { recompute: Recompute::First(n), ..train.clone() });
+        let first = |n| plan(&model, &TrainConfig { recompute: Blocks::First(n), ..train.clone() });
         assert_eq!((first(0), first(32), first(99)), (kept, again, again));
         let activations: Vec<u64> = (0..=32).map(|n| first(n).activations).collect();
         assert!(activations.windows(2).all(|pair| pair[1] < pair[0]), "{activations:?}");
+    }
+    /// Offloading must leave none of the inputs on the device between the passes, and two of them at most in the backward pass.
+    #[test]
+    fn offloading_moves_the_inputs_of_the_blocks_to_the_host() {
+        let model = ModelConfig::preset("7b").unwrap();
+        let tokens = 32_768;
+        let train = TrainConfig {
+            recompute: true.into(),
+            tokens_per_micro_batch: tokens,
+            tokens_per_step: 2 * tokens,
+            ..settings(Arithmetic::Bf16, MomentsKind::Packed, 1)
+        };
+        let stream = tokens * 4096 * 2;
+        let first = |n| plan(&model, &TrainConfig { offload: Blocks::First(n), ..train.clone() });
+        let (kept, all) = (first(0), first(32));
+        assert_eq!((kept.host, all.host, all.offloaded), (0, 32 * stream, 32));
+        assert_eq!(kept.activations - all.activations, 32 * stream);
+        let saved = kept.total() - all.total();
+        assert!((30 * stream..=32 * stream).contains(&saved), "saved {saved} of {}\n{all}", 32 * stream);
+        for n in 1..=32 {
+            let (fewer, more) = (first(n - 1), first(n));
+            assert_eq!(fewer.activations - more.activations, stream, "{n}");
+            assert!(more.total() <= fewer.total(), "{n}: {} and {}", fewer.total(), more.total());
+        }
+        let text = all.to_string();
+        assert!(text.contains("host memory: 8.00 GiB pinned for the inputs of 32 blocks"), "{text}");
+        assert!(!kept.to_string().contains("host"));
+    }
+
+    #[test]
+    fn too_little_host_memory_is_an_error_that_says_what_fits() {
+        let model = ModelConfig::preset("125m").unwrap();
+        let train = TrainConfig {
+            recompute: true.into(),
+            offload: true.into(),
+            ..settings(Arithmetic::Bf16, MomentsKind::Packed, 1)
+        };
+        let planned = plan(&model, &train);
+        let block = planned.host / planned.offloaded;
+        let error = planned.require_host(Some(planned.host - 1)).unwrap_err();
+        assert_eq!(error.exit_code(), 4);
+        let fit = format!("offload = {}", planned.offloaded - 1);
+        let text = error.to_string();
+        assert!(text.contains(&fit) && text.contains("bytes of host memory"), "{text}");
+        assert!(planned.require_host(Some(block / 2)).unwrap_err().to_string().contains("offload = 0"));
+        for enough in [Some(planned.host), None] {
+            assert_eq!(planned.require_host(enough).unwrap(), planned);
+        }
+        assert!(plan(&model, &TrainConfig { offload: false.into(), ..train }).require_host(Some(0)).is_ok());
     }
 }

@@ -44,6 +44,8 @@ pub(super) struct Shapes {
     pub(super) tokens: u64,
     /// Blocks, counted from the first, that run again in the backward pass.
     pub(super) recomputed: u64,
+    /// Blocks, counted from the first, whose inputs wait on the host; at most those that are recomputed.
+    pub(super) offloaded: u64,
     /// More than one micro-batch a step.
     pub(super) accumulate: bool,
     pub(super) head: Head,
@@ -219,6 +221,9 @@ impl<'a> Step<'a> {
             if block < self.shapes.recomputed {
                 self.forward(Keep::Nothing, true);
                 self.close_recomputed();
+                if block < self.shapes.offloaded {
+                    self.give([self.stream]);
+                }
             } else {
                 self.forward(Keep::All, block == self.shapes.recomputed);
             }
@@ -230,6 +235,7 @@ impl<'a> Step<'a> {
         self.norm_backward();
         for block in (0..self.n_layers).rev() {
             if block < self.shapes.recomputed {
+                self.fetch(block);
                 self.forward(Keep::All, true);
                 self.passing([self.stream]);
                 self.give([self.stream]);
@@ -237,6 +243,16 @@ impl<'a> Step<'a> {
             self.backward();
         }
         self.embedding_backward();
+    }
+
+    /// Takes an offloaded input back, where it is the last one and nobody has fetched it, and fetches the one before it.
+    fn fetch(&mut self, block: u64) {
+        if block + 1 == self.shapes.offloaded {
+            self.take([self.stream]);
+        }
+        if block > 0 && block < self.shapes.offloaded {
+            self.take([self.stream]);
+        }
     }
 
     /// The sum that a recomputed block ends with.

@@ -6,7 +6,7 @@ mod preference;
 use burn::backend::Autodiff;
 use burn::tensor::{DType, Int, Tensor, TensorData, backend::Backend};
 use kernels_cubecl::LmBackend;
-use model_core::Decoder;
+use model_core::{Decoder, Replay};
 
 use crate::{MicroBatch, TrainError};
 
@@ -67,7 +67,7 @@ pub trait Objective<B: LmBackend> {
     /// What the loss is a sum over, known before the forward pass: label weight, pairs.
     fn units(&self, batch: &MicroBatch) -> f64;
 
-    /// The summed loss; the first `recompute` blocks run again in the backward pass.
+    /// The summed loss; `replay` says which blocks run again in the backward pass.
     ///
     /// # Errors
     /// A batch that lacks what the objective needs.
@@ -75,7 +75,7 @@ pub trait Objective<B: LmBackend> {
         &self,
         model: &Decoder<Autodiff<B>>,
         batch: &MicroBatch,
-        recompute: usize,
+        replay: &Replay,
         device: &B::Device,
     ) -> Result<LossSum<B>, TrainError>;
 
@@ -95,11 +95,11 @@ pub trait Objective<B: LmBackend> {
 fn hidden_md<B: LmBackend>(
     model: &Decoder<B>,
     batch: &MicroBatch,
-    recompute: usize,
+    replay: &Replay,
     device: &B::Device,
 ) -> Tensor<B, 2> {
     let input = batch.rows.to_input::<B>(&model.config, device);
-    let hidden = if recompute > 0 { model.hidden_recomputed(&input, recompute) } else { model.hidden(&input, false) };
+    let hidden = if replay.blocks > 0 { model.hidden_recomputed(&input, replay) } else { model.hidden(&input, false) };
     let [b, t, d] = hidden.dims();
     hidden.reshape([b * t, d])
 }

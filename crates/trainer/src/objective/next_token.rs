@@ -4,7 +4,7 @@
 
 use burn::backend::Autodiff;
 use kernels_cubecl::{LmBackend, linear_cross_entropy, token_stats};
-use model_core::Decoder;
+use model_core::{Decoder, Replay};
 
 use super::{LossSum, MetricSum, Objective, float_tensor, hidden_md, int_tensor, to_host};
 use crate::{MicroBatch, TrainError};
@@ -25,11 +25,11 @@ impl<B: LmBackend> Objective<B> for NextToken {
         &self,
         model: &Decoder<Autodiff<B>>,
         batch: &MicroBatch,
-        recompute: usize,
+        replay: &Replay,
         device: &B::Device,
     ) -> Result<LossSum<B>, TrainError> {
         let (targets, weights) = batch.targets();
-        let x_md = hidden_md(model, batch, recompute, device);
+        let x_md = hidden_md(model, batch, replay, device);
         let out = linear_cross_entropy(
             x_md,
             model.head(),
@@ -49,7 +49,11 @@ impl<B: LmBackend> Objective<B> for NextToken {
         device: &B::Device,
     ) -> Result<Vec<MetricSum>, TrainError> {
         let (targets, weights) = batch.targets();
-        let stats = token_stats(hidden_md(model, batch, 0, device), model.head(), int_tensor(&targets, device));
+        let stats = token_stats(
+            hidden_md(model, batch, &Replay::default(), device),
+            model.head(),
+            int_tensor(&targets, device),
+        );
         let logprobs = to_host(stats.logprob);
         let argmax = stats.argmax.into_data().convert::<i32>().to_vec::<i32>().expect("converted to i32 just before");
         let (mut nll, mut hits, mut units) = (0.0, 0.0, 0.0);

@@ -11,7 +11,7 @@
 use burn::backend::Autodiff;
 use burn::tensor::{DType, Tensor, TensorData, activation::log_sigmoid, backend::Backend};
 use kernels_cubecl::{LmBackend, token_logprobs, token_stats};
-use model_core::Decoder;
+use model_core::{Decoder, Replay};
 use serde::{Deserialize, Serialize};
 
 use super::{LossSum, MetricSum, Objective, float_tensor, hidden_md, int_tensor, to_host};
@@ -131,7 +131,8 @@ pub fn reference_logprobs<B: LmBackend>(
 ) -> Result<Vec<[f32; 2]>, TrainError> {
     require_pairs(batch)?;
     let (targets, _) = batch.targets();
-    let stats = token_stats(hidden_md(model, batch, 0, device), model.head(), int_tensor(&targets, device));
+    let stats =
+        token_stats(hidden_md(model, batch, &Replay::default(), device), model.head(), int_tensor(&targets, device));
     let (sums, lengths) = gather_matrix::<B>(batch, &targets, device);
     require_answers(&lengths)?;
     let m = targets.len();
@@ -199,13 +200,13 @@ impl<B: LmBackend> Objective<B> for Preference {
         &self,
         model: &Decoder<Autodiff<B>>,
         batch: &MicroBatch,
-        recompute: usize,
+        replay: &Replay,
         device: &B::Device,
     ) -> Result<LossSum<B>, TrainError> {
         require_pairs(batch)?;
         let reference = reference(batch)?;
         let (targets, _) = batch.targets();
-        let x_md = hidden_md(model, batch, recompute, device);
+        let x_md = hidden_md(model, batch, replay, device);
         let logprobs = token_logprobs(x_md, model.head(), int_tensor(&targets, device));
         let (sums, lengths) = gather_matrix::<Autodiff<B>>(batch, &targets, device);
         require_answers(&lengths)?;

@@ -1,10 +1,16 @@
 //! The one division by the units of the whole step: micro-batches, masked labels, recomputation.
 
+use std::cell::RefCell;
+
+use burn::backend::Autodiff;
+use kernels_cubecl::{Cpu, Shelf, Traffic};
+use model_core::{Decoder, Replay};
+
 use super::tiny::{SEQ_LEN, batch, config, model, relative_difference, rows, run, values};
-use crate::config::Recompute;
-use crate::objective::{NextToken, Objective};
+use crate::config::Blocks;
+use crate::objective::{LossSum, MetricSum, NextToken, Objective};
 use crate::train::Outcome;
-use crate::{MicroBatch, TrainConfig};
+use crate::{MicroBatch, TrainConfig, TrainError};
 
 const OBJECTIVE: NextToken = NextToken { z_loss: 1e-3 };
 
@@ -35,9 +41,67 @@ fn s08_four_micro_batches_equal_one_batch() {
 fn recomputed_blocks_change_no_bit() {
     let plain = run(&OBJECTIVE, rows(24, 3), &config(4));
     let want = values(&plain.model.unwrap());
-    for recompute in [Recompute::All(true), Recompute::First(1), Recompute::First(9)] {
+    for recompute in [Blocks::All(true), Blocks::First(1), Blocks::First(9)] {
         let recomputed = run(&OBJECTIVE, rows(24, 3), &TrainConfig { recompute, ..config(4) });
         assert_eq!(want, values(&recomputed.model.unwrap()), "{recompute:?}");
+    }
+}
+
+/// [`OBJECTIVE`], which keeps the shelf of every micro-batch.
+#[derive(Default)]
+struct Watched(RefCell<Vec<Shelf>>);
+
+impl Objective<Cpu> for Watched {
+    fn units(&self, batch: &MicroBatch) -> f64 {
+        Objective::<Cpu>::units(&OBJECTIVE, batch)
+    }
+
+    fn loss(
+        &self,
+        model: &Decoder<Autodiff<Cpu>>,
+        batch: &MicroBatch,
+        replay: &Replay,
+        device: &<Cpu as burn::tensor::backend::BackendTypes>::Device,
+    ) -> Result<LossSum<Cpu>, TrainError> {
+        self.0.borrow_mut().push(replay.shelf.clone());
+        OBJECTIVE.loss(model, batch, replay, device)
+    }
+
+    fn evaluate(
+        &self,
+        model: &Decoder<Cpu>,
+        batch: &MicroBatch,
+        device: &<Cpu as burn::tensor::backend::BackendTypes>::Device,
+    ) -> Result<Vec<MetricSum>, TrainError> {
+        OBJECTIVE.evaluate(model, batch, device)
+    }
+}
+
+#[test]
+fn offloaded_inputs_change_no_bit() {
+    let all = Blocks::All(true);
+    let base = TrainConfig { recompute: all, ..config(4) };
+    let plain = run(&OBJECTIVE, rows(24, 3), &base);
+    let want = values(&plain.model.unwrap());
+    // Blocks of the two that are there, and which of them are offloaded.
+    for (recompute, offload, n) in [
+        (all, Blocks::All(false), 0),
+        (all, all, 2),
+        (all, Blocks::First(1), 1),
+        (all, Blocks::First(9), 2),
+        (Blocks::First(1), all, 1),
+    ] {
+        let watched = Watched::default();
+        let offloaded = run(&watched, rows(24, 3), &TrainConfig { recompute, offload, ..base.clone() });
+        for (a, b) in plain.seen.steps.iter().zip(&offloaded.seen.steps) {
+            let numbers = |step: &crate::observe::StepLog| (step.loss.to_bits(), step.grad_norm.to_bits());
+            assert_eq!(numbers(a), numbers(b), "{recompute} {offload}, step {}", a.step);
+        }
+        assert_eq!(want, values(&offloaded.model.unwrap()), "{recompute} {offload}");
+        let shelves = watched.0.into_inner();
+        assert_eq!(shelves.len(), 8, "two micro-batches a step");
+        let moved = Traffic { to_host: n, to_device: n };
+        assert!(shelves.iter().all(|shelf| shelf.traffic() == moved), "{recompute} {offload}: {shelves:?}");
     }
 }
 
@@ -60,7 +124,7 @@ fn a_micro_batch_without_labels_among_others_changes_nothing() {
     let rows = rows(8, 3);
     let mut half_masked = rows.clone();
     half_masked[4..].iter_mut().for_each(|row| row.weights.fill(0.0));
-    let objective: &dyn Objective<kernels_cubecl::Cpu> = &OBJECTIVE;
+    let objective: &dyn Objective<Cpu> = &OBJECTIVE;
     let units = |rows: &[data_pipeline::TokenRow]| objective.units(&batch(rows));
     assert_eq!(units(&half_masked), units(&rows[..4]));
     assert_eq!(units(&half_masked[4..]), 0.0);
@@ -83,7 +147,7 @@ fn evaluation_agrees_with_the_training_loss() {
     let objective = NextToken { z_loss: 0.0 };
     let (model, device) = (model(), Default::default());
     let batch: MicroBatch = batch(&rows(6, 3));
-    let loss = Objective::<kernels_cubecl::Cpu>::loss(&objective, &model.to_autodiff(), &batch, 0, &device).unwrap();
+    let loss = Objective::<Cpu>::loss(&objective, &model.to_autodiff(), &batch, &Replay::default(), &device).unwrap();
     let sum = f64::from(loss.sum.inner().into_data().to_vec::<f32>().unwrap()[0]);
     let evaluated = objective.evaluate(&model, &batch, &device).unwrap();
     assert_eq!(evaluated[0].name, "nll");

@@ -41,6 +41,7 @@ fn s11_every_key_of_the_configuration_changes_the_run_it_should() {
         TrainConfig { log_every: 3, ..base.clone() },
         TrainConfig { peak_tflops: 9.0, ..base.clone() },
         TrainConfig { recompute: true.into(), ..base.clone() },
+        TrainConfig { recompute: true.into(), offload: true.into(), ..base.clone() },
     ] {
         assert_eq!(weights(&config), want);
     }

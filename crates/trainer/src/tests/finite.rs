@@ -2,7 +2,7 @@
 
 use burn::backend::Autodiff;
 use kernels_cubecl::Cpu;
-use model_core::Decoder;
+use model_core::{Decoder, Replay};
 
 use super::tiny::{config, model, rows, run, values};
 use crate::objective::{LossSum, MetricSum, NextToken, Objective};
@@ -45,10 +45,10 @@ impl Objective<Cpu> for Poisoned {
         &self,
         model: &Decoder<Autodiff<Cpu>>,
         batch: &MicroBatch,
-        recompute: usize,
+        replay: &Replay,
         device: &<Cpu as burn::tensor::backend::BackendTypes>::Device,
     ) -> Result<LossSum<Cpu>, TrainError> {
-        let mut loss = INNER.loss(model, batch, recompute, device)?;
+        let mut loss = INNER.loss(model, batch, replay, device)?;
         let call = self.calls.replace(self.calls.get() + 1);
         if (self.broken)(call) {
             loss.sum = match self.poison {

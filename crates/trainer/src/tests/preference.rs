@@ -6,6 +6,7 @@ use burn::backend::Autodiff;
 use burn::tensor::Tensor;
 use data_pipeline::TokenRow;
 use kernels_cubecl::Cpu;
+use model_core::Replay;
 use model_core::hf::TensorFile;
 
 use super::tiny::{batch, model, random};
@@ -102,7 +103,8 @@ fn s15_no_preference_loss_runs_without_reference_log_probabilities() {
     let batch = pairs(2, false);
     for (name, loss) in golden_losses().into_iter().chain([("hinge", PreferenceLoss::Hinge)]) {
         let objective = preference(loss);
-        let train = Objective::<Cpu>::loss(&objective, &model().to_autodiff(), &batch, 0, &Default::default());
+        let train =
+            Objective::<Cpu>::loss(&objective, &model().to_autodiff(), &batch, &Replay::default(), &Default::default());
         let eval = Objective::<Cpu>::evaluate(&objective, &model(), &batch, &Default::default());
         for error in [train.map(|_| ()).unwrap_err(), eval.map(|_| ()).unwrap_err()] {
             assert!(matches!(error, TrainError::Batch { .. }) && error.exit_code() == 2, "{name}: {error}");
@@ -120,7 +122,7 @@ fn at_the_reference_every_reward_is_zero_and_the_losses_are_known() {
     let batch = pairs(3, true);
     let at_zero = |loss: PreferenceLoss| {
         let objective = preference(loss);
-        let loss = objective.loss(&model().to_autodiff(), &batch, 0, &Default::default()).unwrap();
+        let loss = objective.loss(&model().to_autodiff(), &batch, &Replay::default(), &Default::default()).unwrap();
         let values = loss.values.into_data().to_vec::<f32>().unwrap();
         let metrics = (loss.metrics)(&values);
         for name in ["rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies"] {
@@ -151,7 +153,8 @@ fn a_gradient_step_widens_the_margin() {
     for (name, loss) in golden_losses() {
         let objective = preference(loss);
         let tracked = model().to_autodiff();
-        let loss = Objective::<Cpu>::loss(&objective, &tracked, &batch, 0, &Default::default()).unwrap();
+        let loss =
+            Objective::<Cpu>::loss(&objective, &tracked, &batch, &Replay::default(), &Default::default()).unwrap();
         let gradients = loss.sum.backward();
         let head = tracked.embedding.grad(&gradients).unwrap();
         let mut moved = model();
@@ -203,7 +206,8 @@ fn configurations_must_say_what_they_mean() {
 fn batches_without_pairs_or_answers_are_refused() {
     let objective = preference(PreferenceLoss::Hinge);
     let loss = |batch: &MicroBatch| {
-        let result = Objective::<Cpu>::loss(&objective, &model().to_autodiff(), batch, 0, &Default::default());
+        let result =
+            Objective::<Cpu>::loss(&objective, &model().to_autodiff(), batch, &Replay::default(), &Default::default());
         result.map(|_| ()).unwrap_err().to_string()
     };
     let mut empty = pairs(2, true);

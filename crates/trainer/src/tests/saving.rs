@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use burn::backend::Autodiff;
 use burn::tensor::backend::BackendTypes;
 use kernels_cubecl::Cpu;
-use model_core::Decoder;
 use model_core::hf::FloatType;
+use model_core::{Decoder, Replay};
 
 use super::tiny::{Cut, Lab, Recorder, config, model, parts, rows, source};
 use crate::batch::{EvalSet, MicroBatch};
@@ -187,10 +187,10 @@ impl Objective<Cpu> for Scripted {
         &self,
         model: &Decoder<Autodiff<Cpu>>,
         batch: &MicroBatch,
-        recompute: usize,
+        replay: &Replay,
         device: &<Cpu as BackendTypes>::Device,
     ) -> Result<LossSum<Cpu>, TrainError> {
-        TRAINED.loss(model, batch, recompute, device)
+        TRAINED.loss(model, batch, replay, device)
     }
 
     fn evaluate(

@@ -10,7 +10,7 @@ use super::resume::compare;
 use super::tiny::{Cut, Lab, Ran, SEQ_LEN, config, leaf_values, model_config, parts, rows, run_from, source, values};
 use crate::TrainConfig;
 use crate::checkpoint::load_parts;
-use crate::config::{Arithmetic, Fp8Scaling, HistoryLength, Recompute};
+use crate::config::{Arithmetic, Blocks, Fp8Scaling, HistoryLength};
 use crate::objective::{NextToken, Objective};
 use crate::train::Outcome;
 
@@ -111,7 +111,7 @@ fn every_micro_batch_is_a_pass() {
 fn recomputed_blocks_scale_as_they_did_the_first_time() {
     let plain = run(&OBJECTIVE, &delayed(4));
     let want = values(plain.model.as_ref().unwrap());
-    for recompute in [Recompute::All(true), Recompute::First(1)] {
+    for recompute in [Blocks::All(true), Blocks::First(1)] {
         let again = run(&OBJECTIVE, &TrainConfig { recompute, ..delayed(4) });
         assert_eq!(values(again.model.as_ref().unwrap()), want, "{recompute:?}");
         assert_eq!(again.histories, plain.histories, "{recompute:?}");

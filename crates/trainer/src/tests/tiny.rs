@@ -108,6 +108,7 @@ pub(crate) fn config(max_steps: u64) -> TrainConfig {
         moments: MomentsKind::Full,
         fp8_scaling: Fp8Scaling::Current,
         fp8_history: HistoryLength::default(),
+        offload: false.into(),
     }
 }
 

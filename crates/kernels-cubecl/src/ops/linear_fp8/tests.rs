@@ -39,7 +39,7 @@ fn leaves() -> Vec<Leaf<Graph>> {
 fn step(recomputed: bool) -> Vec<Vec<f32>> {
     let (x, leaves) = (Tensor::<Graph, 3>::from_inner(tensor(3, [2, 16, 48])), leaves());
     let y = match recomputed {
-        true => recompute(x, leaves.clone(), block()),
+        true => recompute(x, leaves.clone(), None, block()),
         false => block()(x, leaves.clone()),
     };
     let mut out = vec![numbers(y.clone())];

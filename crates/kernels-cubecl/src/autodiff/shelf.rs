@@ -1,0 +1,100 @@
+//! Where the inputs of recomputed blocks wait for the backward pass, when not on the device.
+//!
+//! A block's input goes to the host while the block runs forward. When the backward pass comes to a block, its input is taken
+//! back and the copy of the one before it begins, so that the device holds two of them at most.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use burn::tensor::Tensor;
+
+use crate::LmBackend;
+use crate::parking::Parked;
+
+/// The offloaded inputs of a forward pass, in the order of the blocks; clones are the same shelf.
+///
+/// It owns none of them: they live as long as the graph.
+#[derive(Clone, Debug, Default)]
+pub struct Shelf(Arc<Mutex<Entries>>);
+
+#[derive(Debug, Default)]
+struct Entries {
+    inputs: Vec<Weak<dyn Fetch>>,
+    traffic: Traffic,
+}
+
+/// Inputs that were moved so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// From the device to the host.
+    pub to_host: usize,
+    /// Back to the device.
+    pub to_device: usize,
+}
+
+/// An input of any backend, as far as its neighbour needs to know it.
+trait Fetch: Send + Sync {
+    fn fetch(&self);
+}
+
+struct Slot<B: LmBackend>(Mutex<Box<dyn Parked<B>>>);
+
+/// An input on the shelf.
+pub(super) struct Stored<B: LmBackend> {
+    shelf: Shelf,
+    index: usize,
+    slot: Arc<Slot<B>>,
+}
+
+impl<B: LmBackend> Clone for Stored<B> {
+    fn clone(&self) -> Self {
+        Self { shelf: self.shelf.clone(), index: self.index, slot: self.slot.clone() }
+    }
+}
+
+fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<B: LmBackend> Fetch for Slot<B> {
+    fn fetch(&self) {
+        lock(&self.0).fetch();
+    }
+}
+
+impl Shelf {
+    /// How many inputs were moved.
+    pub fn traffic(&self) -> Traffic {
+        lock(&self.0).traffic
+    }
+
+    /// Begins to move an input to the host.
+    pub(super) fn put<B: LmBackend>(&self, x: Tensor<B, 3>) -> Stored<B> {
+        let slot = Arc::new(Slot(Mutex::new(B::lm_park(x))));
+        let weak: Weak<Slot<B>> = Arc::downgrade(&slot);
+        let mut entries = lock(&self.0);
+        entries.inputs.push(weak);
+        entries.traffic.to_host += 1;
+        Stored { shelf: self.clone(), index: entries.inputs.len() - 1, slot }
+    }
+}
+
+impl<B: LmBackend> Stored<B> {
+    /// See [`Parked::leave`].
+    pub(super) fn leave(&self) {
+        lock(&self.slot.0).leave();
+    }
+
+    /// Takes the input back and begins to fetch the one before it.
+    pub(super) fn take(self) -> Tensor<B, 3> {
+        let x = lock(&self.slot.0).take();
+        let before = {
+            let mut entries = lock(&self.shelf.0);
+            entries.traffic.to_device += 1;
+            self.index.checked_sub(1).and_then(|index| entries.inputs[index].upgrade())
+        };
+        if let Some(before) = before {
+            before.fetch();
+        }
+        x
+    }
+}
