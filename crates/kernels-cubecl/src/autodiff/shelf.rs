@@ -69,7 +69,11 @@ impl Shelf {
 
     /// Begins to move an input to the host.
     pub(super) fn put<B: LmBackend>(&self, x: Tensor<B, 3>) -> Stored<B> {
-        let slot = Arc::new(Slot(Mutex::new(B::lm_park(x))));
+        self.store(B::lm_park(x))
+    }
+
+    fn store<B: LmBackend>(&self, input: Box<dyn Parked<B>>) -> Stored<B> {
+        let slot = Arc::new(Slot(Mutex::new(input)));
         let weak: Weak<Slot<B>> = Arc::downgrade(&slot);
         let mut entries = lock(&self.0);
         entries.inputs.push(weak);
@@ -96,5 +100,52 @@ impl<B: LmBackend> Stored<B> {
             before.fetch();
         }
         x
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Cpu;
+
+    /// Writes down what is done to it.
+    struct Logged(usize, Arc<Mutex<Vec<String>>>);
+
+    impl Logged {
+        fn log(&self, what: &str) {
+            lock(&self.1).push(format!("{what} {}", self.0));
+        }
+    }
+
+    impl Parked<Cpu> for Logged {
+        fn leave(&mut self) {
+            self.log("leave");
+        }
+
+        fn fetch(&mut self) {
+            self.log("fetch");
+        }
+
+        fn take(&mut self) -> Tensor<Cpu, 3> {
+            self.log("take");
+            Tensor::zeros([1, 1, 1], &Default::default())
+        }
+    }
+
+    #[test]
+    fn taking_an_input_fetches_the_one_before_it() {
+        let (shelf, log) = (Shelf::default(), Arc::new(Mutex::new(Vec::new())));
+        let put = |i| {
+            let stored: Stored<Cpu> = shelf.store(Box::new(Logged(i, log.clone())));
+            stored.leave();
+            stored
+        };
+        let mut stored: Vec<Stored<Cpu>> = (0..4).map(put).collect();
+        // A graph that goes without a backward pass takes its inputs along.
+        drop(stored.remove(1));
+        stored.into_iter().rev().for_each(|stored| drop(stored.take()));
+        let want = "leave 0, leave 1, leave 2, leave 3, take 3, fetch 2, take 2, take 0";
+        assert_eq!(lock(&log).join(", "), want);
+        assert_eq!(shelf.traffic(), Traffic { to_host: 4, to_device: 3 });
     }
 }
