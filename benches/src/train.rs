@@ -355,7 +355,10 @@ fn used_memory(device: &Device) -> impl Fn() -> Option<u64> + use<> {
 }
 
 /// A model with random weights, made on the device: 7B normals on the host take minutes.
+///
+/// The same seed each time, so that runs can be compared.
 pub(crate) fn random_model<B: LmBackend>(config: &ModelConfig, device: &B::Device) -> Decoder<B> {
+    B::seed(device, 1);
     let std = Distribution::Normal(0.0, f64::from(config.init_std));
     let leaves = leaf_map(config).into_iter().map(|leaf| match leaf.dims[..] {
         [n] => Leaf::Vector(Tensor::ones([n], device)),
