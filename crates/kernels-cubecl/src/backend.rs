@@ -6,7 +6,7 @@
 
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::{FloatTensor, IntTensor};
-use burn::tensor::{DType, FloatDType, TensorMetadata};
+use burn::tensor::{DType, FloatDType, TensorData, TensorMetadata, read_sync};
 
 use crate::parking::{self, Parked};
 use crate::{AdamW, Fp8, Fp8Gradients, Fp8Saved, HeadLayout, Master, Moments, portable};
@@ -333,6 +333,14 @@ pub trait LmBackend: Backend {
         f: crate::autodiff::Block<Self>,
     ) -> burn::tensor::Tensor<Self, 3> {
         f(x, leaves)
+    }
+    /// Begins to read a tensor of f32, after everything enqueued so far; the closure waits for that and not for later work.
+    ///
+    /// # Panics
+    /// The closure, when the device failed meanwhile.
+    fn lm_begin_read(x: FloatTensor<Self>) -> Box<dyn FnOnce() -> TensorData> {
+        let data = read_sync(Self::float_into_data(x));
+        Box::new(move || data.unwrap_or_else(|error| panic!("read from the device: {error:?}")))
     }
     /// Begins to move a tensor to the host's memory; see [`Parked`].
     fn lm_park(x: burn::tensor::Tensor<Self, 3>) -> Box<dyn Parked<Self>> {

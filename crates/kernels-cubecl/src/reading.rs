@@ -1,31 +1,16 @@
 //! Numbers on their way from the device to the host.
 
-use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use burn::tensor::{DType, FloatDType, Tensor, TensorData};
 
-use burn::tensor::{
-    DType, FloatDType, Tensor, TensorData,
-    backend::{Backend, ExecutionError},
-    read_sync,
-};
+use crate::LmBackend;
 
 /// A read that the device does in the order of its work, while the host goes on.
-pub struct Reading(State);
-
-enum State {
-    Here(Result<TensorData, ExecutionError>),
-    OnTheWay(Pin<Box<dyn Future<Output = Result<TensorData, ExecutionError>>>>),
-}
+pub struct Reading(Box<dyn FnOnce() -> TensorData>);
 
 impl Reading {
     /// Enqueues the copy of `values`: it comes after everything enqueued so far and before everything that comes later.
-    pub fn start<B: Backend>(values: Tensor<B, 1>) -> Self {
-        let mut copy = Box::pin(values.cast(FloatDType::F32).into_data_async());
-        // The copy is enqueued by the first poll; nobody has to be woken, because `finish` waits.
-        match copy.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(data) => Self(State::Here(data)),
-            Poll::Pending => Self(State::OnTheWay(copy)),
-        }
+    pub fn start<B: LmBackend>(values: Tensor<B, 1>) -> Self {
+        Self(B::lm_begin_read(values.cast(FloatDType::F32).into_primitive().tensor()))
     }
 
     /// Waits for the values.
@@ -33,11 +18,7 @@ impl Reading {
     /// # Panics
     /// When the device failed meanwhile; [`crate::on_device`] turns that into an error.
     pub fn finish(self) -> Vec<f32> {
-        let data = match self.0 {
-            State::Here(data) => data,
-            State::OnTheWay(copy) => read_sync(copy),
-        };
-        let data = data.unwrap_or_else(|error| panic!("read from the device: {error:?}"));
+        let data = (self.0)();
         assert_eq!(data.dtype, DType::F32, "the values were cast before they were read");
         data.into_vec().expect("f32, as checked just before")
     }

@@ -74,10 +74,12 @@ impl<B: LmBackend> GradientSum<B> {
 }
 
 /// A leaf without values in the place of `leaf`: only the number of rows stays, which is what models check.
-pub(crate) fn hollow<B: LmBackend>(leaf: &Leaf<B>) -> Leaf<B> {
+///
+/// On a backend of the caller's choice: a device has no copies of nothing.
+pub(crate) fn hollow<B: LmBackend, C: LmBackend>(leaf: &Leaf<B>, device: &C::Device) -> Leaf<C> {
     match leaf {
-        Leaf::Vector(x) => Leaf::Vector(Tensor::empty([0], &x.device())),
-        Leaf::Matrix(x) => Leaf::Matrix(Tensor::empty([x.dims()[0], 0], &x.device())),
+        Leaf::Vector(_) => Leaf::Vector(Tensor::empty([0], device)),
+        Leaf::Matrix(x) => Leaf::Matrix(Tensor::empty([x.dims()[0], 0], device)),
     }
 }
 
@@ -176,9 +178,9 @@ impl<B: LmBackend> Optimizer<B> {
         scale: Tensor<B, 1>,
         update: u64,
     ) -> Decoder<B> {
-        let leaves = model.leaves();
+        let (leaves, device) = (model.leaves(), model.embedding.device());
         // The frame keeps the structure and lets go of the values, so that each leaf has one owner and changes in place.
-        let frame = model.with_leaves(leaves.iter().map(|named| hollow(&named.leaf)).collect());
+        let frame = model.with_leaves(leaves.iter().map(|named| hollow(&named.leaf, &device)).collect());
         drop(model);
         let mut stepped = Vec::with_capacity(leaves.len());
         for (i, ((named, gradient), slot)) in leaves.into_iter().zip(gradients.leaves).zip(&mut self.states).enumerate()

@@ -1,10 +1,11 @@
 //! The overrides of the CUDA backend: every op of the trait.
 
 use burn::tensor::ops::{FloatTensor, IntTensor};
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Tensor, TensorData, TensorMetadata};
 use burn_cubecl::{BoolElement, CubeBackend, FloatElement, IntElement};
 
-use super::{Runtime, faults, gemm, parking};
+use super::launch::dense;
+use super::{Runtime, bridge, faults, gemm, parking};
 use crate::backend::StatsParts;
 use crate::ops::{
     accumulate, adamw, attention, embedding, linear_cross_entropy, linear_fp8, rms_norm, rope_qkv, sum_squares, swiglu,
@@ -220,6 +221,17 @@ impl<F: FloatElement, I: IntElement, T: BoolElement> LmBackend for CubeBackend<R
     fn lm_scale(x: FloatTensor<Self>, factor: FloatTensor<Self>) -> FloatTensor<Self> {
         faults::enter("scale");
         accumulate::cuda::scale(x, factor)
+    }
+
+    fn lm_begin_read(x: FloatTensor<Self>) -> Box<dyn FnOnce() -> TensorData> {
+        faults::enter("read");
+        let x = dense(x);
+        let (shape, dtype) = (x.shape(), x.dtype);
+        let read = bridge::begin_read("read", &x, shape.num_elements() * dtype.size());
+        Box::new(move || {
+            let bytes = read.finish().unwrap_or_else(|error| panic!("read from the device: {error}"));
+            TensorData::from_bytes_vec(bytes, shape, dtype)
+        })
     }
 
     fn lm_park(x: Tensor<Self, 3>) -> Box<dyn Parked<Self>> {

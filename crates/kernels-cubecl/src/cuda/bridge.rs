@@ -9,6 +9,7 @@ mod copies;
 mod driver;
 mod products;
 mod raw;
+mod reads;
 mod search;
 
 use std::cell::RefCell;
@@ -26,6 +27,7 @@ pub(super) use driver::{Facts, facts, libraries};
 pub(crate) use driver::{capability, has_fp8};
 pub(super) use products::{enqueue_gemm, enqueue_gemm_fp8};
 pub(crate) use raw::{Argument, Grid, RawKernel};
+pub(super) use reads::begin_read;
 
 /// cubecl's server, which lives on the device thread.
 type Server = <Runtime as cubecl::prelude::Runtime>::Server;
@@ -49,14 +51,18 @@ fn submit(device: &CudaDevice, task: impl FnOnce(&mut Server) + Send + 'static) 
     });
 }
 
+/// Runs `task` on the device thread, after what is enqueued already, and waits for its answer.
+fn ask<T: Send + 'static>(device: &CudaDevice, task: impl FnOnce(&mut Server) -> T + Send + 'static) -> T {
+    DEVICES.with_borrow_mut(|devices| {
+        let handle = devices.entry(device.index).or_insert_with(|| DeviceHandle::new(device.to_id()));
+        handle.submit_blocking(task).expect("the device thread answers")
+    })
+}
+
 /// Waits until the device has done everything that is enqueued.
 pub(super) fn wait(device: &CudaDevice) {
-    let result = DEVICES.with_borrow_mut(|devices| {
-        let handle = devices.entry(device.index).or_insert_with(|| DeviceHandle::new(device.to_id()));
-        // SAFETY: the call takes nothing; cubecl has made its context current on the device thread.
-        handle.submit_blocking(|_| unsafe { sys::cuCtxSynchronize() }).expect("the device thread answers")
-    });
-    check("cuCtxSynchronize", result);
+    // SAFETY: the call takes nothing; cubecl has made its context current on the device thread.
+    check("cuCtxSynchronize", ask(device, |_| unsafe { sys::cuCtxSynchronize() }));
 }
 
 /// Panics on the device thread, as a broken kernel does; [`faults::guarded`] must report it.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use burn::backend::Autodiff;
 use burn::tensor::{Int, Tensor, TensorData};
-use kernels_cubecl::{DeviceChoice, Gradients, Leaf, LmBackend, linear, linear_cross_entropy, on_device};
+use kernels_cubecl::{DeviceChoice, Gradients, Leaf, LmBackend, Precision, linear, linear_cross_entropy, on_device};
 use model_core::adapter::{peft_name, weights_hash};
 use model_core::hf::names::leaf_values;
 use model_core::hf::tensor_file::Values;
@@ -39,6 +39,9 @@ pub(crate) struct Arguments {
     /// auto, cpu or cuda:N.
     #[arg(long, default_value_t)]
     device: DeviceChoice,
+    /// f32 or bf16; bf16 needs a CUDA device.
+    #[arg(long, default_value_t = Precision::F32)]
+    precision: Precision,
 }
 
 /// A batch as the input file gives it.
@@ -52,7 +55,7 @@ type Outputs = Vec<(String, Vec<usize>, Vec<f32>)>;
 
 /// Runs the subcommand.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    on_device!(arguments.device.resolve()?, B, device => run_on::<B>(arguments, &device))?
+    on_device!(arguments.device.resolve()?.with(arguments.precision)?, B, device => run_on::<B>(arguments, &device))?
 }
 
 fn run_on<B: LmBackend>(arguments: &Arguments, device: &B::Device) -> Result<()> {

@@ -98,7 +98,7 @@ fn to_host<B: LmBackend>(parts: &Parts<B>, files: &ModelFiles) -> Parts<Cpu> {
     let whole = matches!(files, ModelFiles::Full);
     let model = parts.model.map_backend(&mut |named| match whole || named.trainable {
         true => leaf_to_host(&named.leaf),
-        false => leaf_to_host(&hollow(&named.leaf)),
+        false => hollow(&named.leaf, &Default::default()),
     });
     let (optimizer, scaling) = (parts.optimizer.to_host(), parts.scaling.to_host());
     Parts { model, optimizer, scaling, device: Default::default() }

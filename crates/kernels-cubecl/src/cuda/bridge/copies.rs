@@ -37,7 +37,7 @@ impl HostMemory {
     }
 
     /// The address; called on the device thread.
-    fn address(&self) -> usize {
+    pub(super) fn address(&self) -> usize {
         *self.0.address.get_or_init(|| unused(self.0.key).unwrap_or_else(|| pin(self.0.key.1)))
     }
 }
