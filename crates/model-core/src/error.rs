@@ -289,6 +289,109 @@ pub enum ModelError {
         format: &'static str,
     },
 
+    // Harmony.
+    /// The ranks of the built-in vocabulary are not the published ones.
+    #[error(
+        "vocabulary o200k_harmony: expected ranks with SHA-256 {expected}, got {got}; build with the locked version of tiktoken-rs"
+    )]
+    VocabularyHash {
+        /// The hash of the published file.
+        expected: &'static str,
+        /// The hash of the ranks in the program, or why there is none.
+        got: String,
+    },
+    /// A role that Harmony does not have.
+    #[error("unknown role `{role}`; expected system, developer, user, assistant, or a tool's name with a recipient")]
+    HarmonyRole {
+        /// The role, control characters escaped.
+        role: String,
+    },
+    /// A channel that Harmony does not have.
+    #[error("unknown channel `{channel}`; expected analysis, commentary or final")]
+    HarmonyChannel {
+        /// The channel, control characters escaped.
+        channel: String,
+    },
+    /// A message whose parts do not fit together.
+    #[error("message {index} from {role}: {what}: expected {expected}, got {got}; correct the message")]
+    HarmonyMessage {
+        /// The place in the conversation, from 0.
+        index: usize,
+        /// Who it is from.
+        role: &'static str,
+        /// Which part.
+        what: &'static str,
+        /// What would fit.
+        expected: &'static str,
+        /// What came, control characters escaped.
+        got: String,
+    },
+    /// A call whose arguments are not the JSON that its content type says.
+    #[error(
+        "message {index}: call of {recipient}: expected JSON, as its content type says, got {reason}; correct the arguments or let the model try again"
+    )]
+    HarmonyCall {
+        /// The place in the conversation, from 0.
+        index: usize,
+        /// The tool.
+        recipient: String,
+        /// What the parser said.
+        reason: String,
+    },
+    /// A setting of the system message, and no system message to put it in.
+    #[error("conversation: expected a system message with a system_content, got none; add one as the first message")]
+    HarmonyNoSystem,
+    /// A message that cannot be trained on.
+    #[error(
+        "supervision: expected messages of the assistant that are written, got message {got}; correct the selection"
+    )]
+    HarmonySupervise {
+        /// Which one, and why not.
+        got: String,
+    },
+    /// A text with a run of blanks that no encoder takes.
+    #[error("message {index}: expected at most {max} blank characters in a row, got more; shorten the run")]
+    HarmonyBlanks {
+        /// The place in the conversation, from 0.
+        index: usize,
+        /// How many may follow each other.
+        max: usize,
+    },
+    /// A token in a place where it cannot stand.
+    #[error("token {position}: expected {expected}, got {got}; the tokens are not Harmony, or of another vocabulary")]
+    HarmonyToken {
+        /// The place in the tokens, from 0.
+        position: usize,
+        /// What could stand there.
+        expected: &'static str,
+        /// The id, with its spelling if it has one.
+        got: String,
+    },
+    /// A header that says too much or too little.
+    #[error("header before token {position}: expected {expected}, got `{got}`; the message cannot be told apart")]
+    HarmonyHeader {
+        /// The place of its `<|message|>`, from 0.
+        position: usize,
+        /// What a header has.
+        expected: &'static str,
+        /// What this one has, control characters escaped.
+        got: String,
+    },
+    /// Tokens that stop inside a message.
+    #[error(
+        "message {message}: expected {missing} after its {part}, got the end of the {n_tokens} tokens; give the rest, or the role of the completion"
+    )]
+    HarmonyUnterminated {
+        /// The place of the message, from 0.
+        message: usize,
+        /// In which part the tokens stop.
+        part: &'static str,
+        /// What is missing.
+        missing: &'static str,
+        /// How many tokens there are.
+        n_tokens: usize,
+    },
+
     // Generation.
     /// A sampling setting outside its range.
     #[error("sampling `{key}`: expected {expected}, got {value}; correct the value")]

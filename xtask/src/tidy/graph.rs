@@ -27,7 +27,7 @@ const EDGES: [(&str, &[&str]); 15] = [
     ("stage-lora", STAGE),
     ("gates-eval", STAGE),
     ("eval-rust", &[]),
-    ("moe-agent", &[]),
+    ("moe-agent", &["model-core", "gates"]),
     ("xtask", &["gates"]),
     ("e2e", ANYTHING),
     ("perf", ANYTHING),

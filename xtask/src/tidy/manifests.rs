@@ -10,7 +10,7 @@ use super::Finding;
 use crate::workspace;
 
 /// Why each dependency is worth its compile time and its trust.
-const REASONS: [(&str, &str); 38] = [
+const REASONS: [(&str, &str); 41] = [
     ("burn", "tensors and automatic differentiation"),
     ("burn-flex", "the CPU backend's storage, which our kernels work on"),
     ("burn-train", "the live terminal view of a training run"),
@@ -31,6 +31,9 @@ const REASONS: [(&str, &str); 38] = [
     ("clap", "arguments of the programs"),
     ("safetensors", "the format of weights"),
     ("tokenizers", "byte-level BPE as Hugging Face runs it"),
+    ("tiktoken-rs", "the ranks of GPT-OSS's vocabulary and the encoder over them"),
+    ("sha2", "the published hash of those ranks"),
+    ("base64", "the spelling of the ranks that is hashed"),
     ("regex", "patterns of personal data in text, matched in linear time"),
     ("regex-syntax", "the character classes of split patterns, for the splitter of our own"),
     ("minijinja", "chat templates of other models, rendered to compare with ours"),
