@@ -1,4 +1,4 @@
-//! The Rust-agent line: today, the record format of its mutation pairs.
+//! The Rust-agent line: today, the record format of its mutation pairs; the program `moe-agent` has the chat format.
 //!
 //! A mutation pair is a whole file before and after a fix, with the failing test's own output. Mining the pairs, executed
 //! trajectories, adapters and the reinforcement stages belong to this crate and are not part of it yet.
