@@ -394,6 +394,9 @@ pub enum ModelError {
         /// How many positions were compared.
         n_tokens: usize,
     },
+    /// Packed weights that no kernel takes.
+    #[error(transparent)]
+    Kernel(#[from] kernels_cubecl::KernelError),
 }
 
 impl ModelError {

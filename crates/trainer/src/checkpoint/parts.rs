@@ -93,10 +93,12 @@ impl Drop for Checkpointer {
 /// A copy of what a checkpoint holds on the host; in the place of a frozen base stands nothing.
 fn to_host<B: LmBackend>(parts: &Parts<B>, files: &ModelFiles) -> Parts<Cpu> {
     let whole = matches!(files, ModelFiles::Full);
-    let model = parts.model.map_backend(&mut |named| match whole || named.trainable {
+    let mut leaf = |named: &NamedLeaf<B>| match whole || named.trainable {
         true => leaf_to_host(&named.leaf),
         false => leaf_to_host(&hollow(&named.leaf)),
-    });
+    };
+    // Packed weights never train, so that a whole model has none.
+    let model = parts.model.map_backend(&mut leaf, &mut |_| Mxfp4::empty(&Default::default()));
     Parts { model, optimizer: parts.optimizer.to_host(), device: Default::default() }
 }
 
@@ -117,7 +119,7 @@ impl CheckpointWriter {
     fn fill<B: LmBackend>(&self, parts: &Parts<B>, state: &TrainState, dir: &Path) -> Result<(), TrainError> {
         match &self.files {
             ModelFiles::Full => {
-                let options = SaveOptions { max_shard_bytes: MAX_SHARD_BYTES, float: self.float };
+                let options = SaveOptions { max_shard_bytes: MAX_SHARD_BYTES, float: self.float, packed_experts: false };
                 drop(parts.model.save_with(dir, options)?);
             }
             ModelFiles::Adapter { config, base_hash } => drop(parts.model.save_peft(dir, config, base_hash)?),
