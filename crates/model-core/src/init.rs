@@ -34,7 +34,8 @@ fn initial_values(config: &ModelConfig, leaf: &LeafMap, seed: u64) -> Vec<f32> {
     if leaf.leaf.ends_with("bias") {
         return vec![0.0; len];
     }
-    let adds_to_stream = [".o_proj.weight", ".down_proj.weight", ".down_proj"].iter().any(|end| leaf.leaf.ends_with(end));
+    let adds_to_stream =
+        [".o_proj.weight", ".down_proj.weight", ".down_proj"].iter().any(|end| leaf.leaf.ends_with(end));
     let narrowing = if adds_to_stream { 1.0 / ((2 * config.n_layers) as f32).sqrt() } else { 1.0 };
     Stream::new(seed, &leaf.leaf).normals(len, config.init_std * narrowing)
 }

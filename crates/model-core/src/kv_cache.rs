@@ -114,8 +114,7 @@ impl<B: LmBackend> KvCache<B> {
         };
         let ends: Vec<i32> = (0..rows.ids.len()).map(end).collect();
         let starts = windowed(&vec![0; ends.len()], &ends, window.unwrap_or(usize::MAX));
-        let tensor =
-            |values| Tensor::from_data(TensorData::new(values, [rows.rows, rows.seq_len]), &self.device);
+        let tensor = |values| Tensor::from_data(TensorData::new(values, [rows.rows, rows.seq_len]), &self.device);
         Spans { start: tensor(starts), end: tensor(ends) }
     }
 }

@@ -64,11 +64,7 @@ impl<B: LmBackend> RouterLosses<B> {
 }
 
 /// How often each expert was chosen by real tokens, `[1, n]`.
-fn counts<B: LmBackend>(
-    experts: Tensor<B, 2, Int>,
-    ids: &Tensor<B, 1, Int>,
-    real_n1: &Tensor<B, 2>,
-) -> Tensor<B, 2> {
+fn counts<B: LmBackend>(experts: Tensor<B, 2, Int>, ids: &Tensor<B, 1, Int>, real_n1: &Tensor<B, 2>) -> Tensor<B, 2> {
     let ([n_tokens, top_k], [n]) = (experts.dims(), ids.dims());
     let chosen = experts.reshape([n_tokens, top_k, 1]).expand([n_tokens, top_k, n]);
     let ids = ids.clone().reshape([1, 1, n]).expand([n_tokens, top_k, n]);

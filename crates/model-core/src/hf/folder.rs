@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::config_json::{FloatType, pretty};
 use super::json::{MAX_CONFIG_BYTES, parse};
 use super::names::{LeafMap, leaf_from_values, leaf_map, leaf_values, split_leaf, transposed};
+use super::nf4;
 use super::stored::{PackedNames, Stored, decode, encode, packed_shapes, stored};
 use super::tensor_file::{MAX_HEADER_BYTES, TensorFile, Values, write_tensors};
 use crate::config::ModelConfig;
@@ -149,7 +150,8 @@ impl<B: LmBackend> Decoder<B> {
         planned: &[Planned],
         options: SaveOptions,
     ) -> Result<(), ModelError> {
-        let leaves: BTreeMap<String, Leaf<B>> = self.leaves().into_iter().map(|named| (named.name, named.leaf)).collect();
+        let leaves: BTreeMap<String, Leaf<B>> =
+            self.leaves().into_iter().map(|named| (named.name, named.leaf)).collect();
         let packed: BTreeMap<String, &Mxfp4<B>> = self.packed().into_iter().collect();
         let wanted: BTreeSet<&str> = planned.iter().map(|tensor| tensor.name.as_str()).collect();
         let used: BTreeSet<usize> = planned.iter().map(|tensor| tensor.leaf).collect();
@@ -311,7 +313,10 @@ impl Weights {
 
     /// Checks that the files hold the tensors of the architecture and no others.
     fn expect_exactly(&self, map: &[(LeafMap, Stored)]) -> Result<(), ModelError> {
-        let expected: BTreeSet<&str> = map.iter().flat_map(|(_, form)| form.names()).collect();
+        let mut expected: BTreeSet<&str> = map.iter().flat_map(|(_, form)| form.names()).collect();
+        let has = |name: &str| self.place.contains_key(name);
+        let beside: Vec<String> = expected.iter().flat_map(|name| nf4::companions(name, &has)).collect();
+        expected.extend(beside.iter().map(String::as_str));
         let missing: Vec<&str> = expected.iter().copied().filter(|name| !self.place.contains_key(*name)).collect();
         if !missing.is_empty() {
             let (path, n_missing, names) = (self.dir.clone(), missing.len(), shown(&missing));
@@ -357,7 +362,14 @@ impl Weights {
     }
 
     fn read_floats(&self, name: &str, shape: &[usize], options: LoadOptions) -> Result<Vec<f32>, ModelError> {
-        self.file(name).read_weight(name, shape, options.allow_non_finite)
+        let file = self.file(name);
+        let has = |name: &str| file.contains(name);
+        if nf4::companions(name, &has).is_empty() {
+            return file.read_weight(name, shape, options.allow_non_finite);
+        }
+        let values = nf4::read(file, name, shape)?;
+        file.expect_finite(name, &values, options.allow_non_finite)?;
+        Ok(values)
     }
 
     /// Codes and scales of packed experts.

@@ -51,7 +51,10 @@ impl LeafMap {
         LeafMap {
             leaf: name(leaf),
             dims: shape(parts.iter().map(|(_, rows)| rows).sum()),
-            parts: parts.iter().map(|(part, rows)| Part { name: name(part), shape: shape(*rows), rows: *rows }).collect(),
+            parts: parts
+                .iter()
+                .map(|(part, rows)| Part { name: name(part), shape: shape(*rows), rows: *rows })
+                .collect(),
             n_experts: None,
         }
     }
@@ -116,9 +119,8 @@ fn map_feed_forward(config: &ModelConfig, prefix: &str, map: &mut Vec<LeafMap>) 
 
 /// Name and shape of every Hugging Face tensor of the model.
 pub fn hf_shapes(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
-    let parts = |leaf: &LeafMap| -> Vec<_> {
-        leaf.parts.iter().map(|part| (part.name.clone(), part.shape.clone())).collect()
-    };
+    let parts =
+        |leaf: &LeafMap| -> Vec<_> { leaf.parts.iter().map(|part| (part.name.clone(), part.shape.clone())).collect() };
     leaf_map(config).iter().flat_map(parts).collect()
 }
 

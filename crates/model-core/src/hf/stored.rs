@@ -141,3 +141,6 @@ fn original_name(leaf: &str) -> Option<String> {
     };
     Some(format!("block.{layer}.{part}"))
 }
+
+#[cfg(test)]
+mod tests;

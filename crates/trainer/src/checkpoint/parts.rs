@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 
 use gates::artifact::read_bounded;
-use kernels_cubecl::{Cpu, LmBackend};
+use kernels_cubecl::{Cpu, LmBackend, Mxfp4};
 use model_core::hf::{FloatType, SaveOptions, generation_config};
-use model_core::{Decoder, LoraConfig};
+use model_core::{Decoder, LoraConfig, NamedLeaf};
 
 use super::store::CheckpointStore;
 use crate::optim::{Optimizer, hollow, leaf_to_host};
@@ -119,7 +119,8 @@ impl CheckpointWriter {
     fn fill<B: LmBackend>(&self, parts: &Parts<B>, state: &TrainState, dir: &Path) -> Result<(), TrainError> {
         match &self.files {
             ModelFiles::Full => {
-                let options = SaveOptions { max_shard_bytes: MAX_SHARD_BYTES, float: self.float, packed_experts: false };
+                let options =
+                    SaveOptions { max_shard_bytes: MAX_SHARD_BYTES, float: self.float, packed_experts: false };
                 drop(parts.model.save_with(dir, options)?);
             }
             ModelFiles::Adapter { config, base_hash } => drop(parts.model.save_peft(dir, config, base_hash)?),
@@ -196,9 +197,7 @@ pub fn load_parts<B: LmBackend>(
         ModelFiles::Full => Decoder::load(dir, &device)?,
         ModelFiles::Adapter { base_hash, .. } => {
             let mut model = base;
-            for (_, linear) in model.linears_mut() {
-                linear.adapters.fill(None);
-            }
+            model.detach_lora();
             model.load_peft(dir, base_hash)?;
             model
         }
