@@ -107,7 +107,7 @@ impl From<bool> for Recompute {
 }
 
 /// Keys that say nothing new stay out of the lineage, so that it has what the file has.
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+pub fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 

@@ -3,6 +3,7 @@
 //! # Source
 //! The GPT-OSS model card (OpenAI 2025); its softmax runs over the chosen logits only.
 
+use burn::backend::Autodiff;
 use burn::tensor::backend::Backend;
 use burn::tensor::{Int, Tensor};
 use kernels_cubecl::{
@@ -35,6 +36,13 @@ pub struct Routing<B: Backend> {
     pub logits: Tensor<B, 2>,
     /// The chosen experts, `[b · t, top_k]`.
     pub experts: Tensor<B, 2, Int>,
+}
+
+impl<B: LmBackend> Routing<Autodiff<B>> {
+    /// The same without the graph.
+    pub fn inner(&self) -> Routing<B> {
+        Routing { logits: self.logits.clone().inner(), experts: self.experts.clone().inner() }
+    }
 }
 
 /// One projection of every expert: rows of the weight are the experts one after the other.

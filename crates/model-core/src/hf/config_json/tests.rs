@@ -55,7 +55,10 @@ fn what_is_not_computed_is_refused() {
     refused(json!({"mlp_bias": true}), "`mlp_bias`: expected false");
     refused(json!({"attention_dropout": 0.1}), "`attention_dropout`");
     refused(json!({"sliding_window": 4096}), "`sliding_window`: expected null or absent");
-    refused(json!({"quantization_config": {"bits": 4}}), "`quantization_config`");
+    refused(
+        json!({"quantization_config": {"bits": 4}}),
+        "`quantization_config.quant_method`: expected \"bitsandbytes\"",
+    );
     refused(
         json!({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}),
         "`rope_scaling.rope_type`: expected default, linear",

@@ -63,7 +63,9 @@ fn numbers_are_rounded_by_the_published_rule() {
     assert_eq!(blocks, file.read_bytes("blocks").unwrap());
     let back = decode(&blocks, &scales, &map).unwrap();
     assert_eq!(back, file.read_f32("dequant").unwrap());
-    assert_eq!(encode(&back, &map).unwrap(), [blocks, scales]);
+    // A block without its largest code may get a smaller scale the second time; the numbers stay.
+    let [blocks, scales] = encode(&back, &map).unwrap();
+    assert_eq!(decode(&blocks, &scales, &map).unwrap(), back);
 }
 
 #[test]
@@ -182,7 +184,6 @@ fn blocks_and_scales_that_do_not_fit_are_refused() {
     for packed in [true, false] {
         let error = broken(packed, |name, shape, _| {
             if name == BLOCKS {
-                *shape = vec![6, 64, 2, 16];
                 shape.swap(1, 2);
             }
             true
