@@ -46,7 +46,11 @@ impl Stage for LoraStage {
             model_dir: config.model.clone(),
             train: config.train.clone(),
             head: Head::CrossEntropy,
-            adapter: Some(AdapterShape { rank: config.adapter.r as u64, dropout: config.adapter.dropout > 0.0 }),
+            adapter: Some(AdapterShape {
+                rank: config.adapter.r as u64,
+                dropout: config.adapter.dropout > 0.0,
+                packed_experts: config.packed_experts,
+            }),
         })
     }
 

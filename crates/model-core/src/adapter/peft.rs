@@ -127,6 +127,7 @@ impl<B: LmBackend> Decoder<B> {
         let places: BTreeMap<String, PeftTensor> =
             adapted.peft_tensors().into_iter().map(|(leaf, at)| (leaf.name, at)).collect();
         expect_exactly(&file, places.values().map(|at| at.name.clone()).collect())?;
+        let swapped = places.values().any(|at| at.is_swapped_in(&file));
         let leaves = adapted.leaves();
         let device = self.embedding.device();
         let filled: Result<Vec<Leaf<B>>, ModelError> = leaves
@@ -135,7 +136,7 @@ impl<B: LmBackend> Decoder<B> {
                 None => Ok(leaf.leaf),
                 Some(at) => {
                     let dims = leaf.leaf.dims();
-                    let values = at.from_file(file.read_weight(&at.name, &at.shape, false)?);
+                    let values = at.read(&file, swapped)?;
                     Ok(Leaf::Matrix(Tensor::from_data(TensorData::new(values, dims), &device)))
                 }
             })

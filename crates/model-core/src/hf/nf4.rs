@@ -146,6 +146,60 @@ mod tests {
         assert!(companions("plain.weight", &|name| file.contains(name)).is_empty());
     }
 
+    /// A LLaMA folder whose projections are in NF4, each number at the nearest code of its block.
+    #[test]
+    fn a_folder_in_nf4_is_read_like_any_other() {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+        let (llama, map) = (fixtures.join("llama"), fixture().read_f32("plain.quant_map").unwrap());
+        let dense = TensorFile::open(&llama.join("model.safetensors")).unwrap();
+        let (mut floats, mut bytes, mut want) = (Vec::new(), Vec::new(), Vec::new());
+        for name in dense.names() {
+            let (shape, values) = (dense.shape(name).unwrap().to_vec(), dense.read_f32(name).unwrap());
+            if !name.contains("_proj") {
+                floats.push((name.to_owned(), shape, values));
+                continue;
+            }
+            let absmax: Vec<f32> = values.chunks(64).map(|b| b.iter().fold(0.0, |most, v| v.abs().max(most))).collect();
+            let nearest = |(at, value): (usize, &f32)| {
+                let distance = |code: &usize| (map[*code] - value / absmax[at / 64]).abs();
+                (0..N_CODES).min_by(|a, b| distance(a).total_cmp(&distance(b))).unwrap() as u8
+            };
+            let codes: Vec<u8> = values.iter().enumerate().map(nearest).collect();
+            let numbers = codes.iter().enumerate().map(|(at, code)| map[usize::from(*code)] * absmax[at / 64]);
+            want.push((name.to_owned(), numbers.map(|value| bf16::from_f32(value).to_f32()).collect::<Vec<_>>()));
+            let state = format!(
+                "{{\"quant_type\": \"nf4\", \"blocksize\": 64, \"dtype\": \"bfloat16\", \"shape\": {shape:?}}}"
+            );
+            let packed: Vec<u8> = codes.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect();
+            bytes.push((name.to_owned(), vec![packed.len(), 1], packed));
+            bytes.push((format!("{name}{STATE}"), vec![state.len()], state.into_bytes()));
+            floats.push((format!("{name}.absmax"), vec![absmax.len()], absmax));
+            floats.push((format!("{name}.quant_map"), vec![N_CODES], map.clone()));
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let mut config: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(llama.join("config.json")).unwrap()).unwrap();
+        config["quantization_config"] = serde_json::json!({"quant_method": "bitsandbytes", "load_in_4bit": true});
+        std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+        let mut tensors: Vec<_> = floats.iter().map(|(n, s, v)| (n.clone(), s.clone(), Values::Float(v))).collect();
+        tensors.extend(bytes.iter().map(|(n, s, v)| (n.clone(), s.clone(), Values::Bytes(v))));
+        write_tensors(&dir.path().join("model.safetensors"), tensors, FloatType::F32).unwrap();
+
+        let model = crate::Decoder::<kernels_cubecl::Cpu>::load(dir.path(), &Default::default()).unwrap();
+        let maps = crate::hf::leaf_map(&model.config);
+        let mut n_checked = 0;
+        for (map, named) in std::iter::zip(&maps, model.leaves()) {
+            let values = crate::hf::names::leaf_values(named.leaf);
+            for (name, _, got) in crate::hf::split_leaf(map, &values) {
+                if let Some((_, want)) = want.iter().find(|(quantised, _)| *quantised == name) {
+                    assert_eq!(got.as_ref(), want, "{name}");
+                    n_checked += 1;
+                }
+            }
+        }
+        assert_eq!(n_checked, 7 * 3);
+    }
+
     #[test]
     fn what_does_not_fit_is_refused() {
         let file = fixture();

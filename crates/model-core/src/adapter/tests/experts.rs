@@ -3,6 +3,7 @@
 use kernels_cubecl::Mxfp4;
 
 use super::*;
+use crate::hf::tensor_file::Values;
 use crate::hf::{FloatType, LoadOptions, SaveOptions, names};
 
 const ATTENTION: [&str; 4] = ["q_proj", "k_proj", "v_proj", "o_proj"];
@@ -155,6 +156,50 @@ fn all_linear_means_experts_here_and_not_in_pefts_files() {
     });
     let error = gpt_oss().load_peft(edited.path(), "base").unwrap_err();
     let ModelError::TensorUnexpected { n_unexpected: 16, .. } = error else { panic!("{error}") };
+}
+
+/// The update of experts transposed, as peft writes it beside an older transformers: A and B of `ΔWᵀ = Aᵀ·Bᵀ`.
+#[test]
+fn the_transposed_layout_is_the_same_adapter() {
+    let (n, r) = (6, 2);
+    let file = TensorFile::open(&fixture("gptoss_lora/adapter_model.safetensors")).unwrap();
+    let mut tensors = Vec::new();
+    for name in file.names() {
+        let (shape, values) = (file.shape(name).unwrap().to_vec(), file.read_f32(name).unwrap());
+        if !name.contains(".experts.") {
+            tensors.push((name.to_owned(), shape, values));
+            continue;
+        }
+        let rank_of = |column: usize| [column % n, column / n];
+        let mut other = vec![0.0; values.len()];
+        for (at, value) in values.iter().enumerate() {
+            let (row, column) = (at / shape[1], at % shape[1]);
+            let to = match name.contains("lora_A") {
+                // A[e·r + j, i] is B'[i, j·n + e].
+                true => column * n * r + (row % r) * n + row / r,
+                // B[o, j·n + e] is A'[e·r + j, o].
+                false => {
+                    let [expert, rank] = rank_of(column);
+                    (expert * r + rank) * shape[0] + row
+                }
+            };
+            other[to] = *value;
+        }
+        let new = match name.contains("lora_A") {
+            true => name.replace("lora_A", "lora_B"),
+            false => name.replace("lora_B", "lora_A"),
+        };
+        tensors.push((new, vec![shape[1], shape[0]], other));
+    }
+    let dir = edited_config(|_| ());
+    let path = dir.path().join("adapter_model.safetensors");
+    std::fs::remove_file(&path).unwrap();
+    let tensors = tensors.iter().map(|(name, shape, values)| (name.clone(), shape.clone(), Values::Float(values)));
+    crate::hf::write_tensors(&path, tensors.collect(), FloatType::F32).unwrap();
+    let mut model = gpt_oss();
+    model.load_peft(dir.path(), "base").unwrap();
+    let of = |model: Decoder<Cpu>| model.leaves().into_iter().map(|l| names::leaf_values(l.leaf)).collect::<Vec<_>>();
+    assert_eq!(of(model), of(with_pefts().0));
 }
 
 /// A copy of peft's adapter with another configuration.
