@@ -180,13 +180,107 @@ fn encode(x: f32) -> u8 {
     size | u8::from(x.is_sign_negative()) << 3
 }
 
-/// Decodes codes and scales of a checkpoint, or of words in little-endian order: `out` has 32 numbers for each scale.
-pub(crate) fn decode(blocks: &[u8], scales: &[u8], out: &mut [f32]) {
-    for ((out, codes), &scale) in out.chunks_exact_mut(MXFP4_BLOCK).zip(blocks.chunks_exact(MXFP4_BYTES)).zip(scales) {
-        let factor = power(scale);
-        for (pair, &byte) in out.chunks_exact_mut(2).zip(codes) {
-            pair[0] = TABLE[usize::from(byte & 15)] * factor;
-            pair[1] = TABLE[usize::from(byte >> 4)] * factor;
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::path::Path;
+
+    use super::*;
+    use crate::Cpu;
+    use crate::cpu::with_portable;
+
+    /// The tensors of a safetensors file: shape and bytes.
+    fn fixture(name: &str) -> HashMap<String, (Vec<usize>, Vec<u8>)> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
+        let bytes = std::fs::read(path).unwrap();
+        let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        let (header, data) = bytes[8..].split_at(header);
+        let tensors: HashMap<String, serde_json::Value> = serde_json::from_slice(header).unwrap();
+        let whole = |value: &serde_json::Value| -> Vec<usize> { serde_json::from_value(value.clone()).unwrap() };
+        let tensor = |(name, tensor): (String, serde_json::Value)| {
+            let offsets = whole(&tensor["data_offsets"]);
+            (name, (whole(&tensor["shape"]), data[offsets[0]..offsets[1]].to_vec()))
+        };
+        tensors.into_iter().map(tensor).collect()
+    }
+
+    fn floats(bytes: &[u8]) -> Vec<f32> {
+        bytes.chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect()
+    }
+
+    fn bits(values: &[f32]) -> Vec<u32> {
+        values.iter().map(|x| x.to_bits()).collect()
+    }
+
+    fn decoded(blocks: &[u8], scales: &[u8], dims: [usize; 2]) -> Vec<f32> {
+        let matrix = Mxfp4::<Cpu>::from_bytes(blocks, scales, dims, &Default::default()).unwrap();
+        assert_eq!(matrix.to_bytes(), (blocks.to_vec(), scales.to_vec()));
+        let fast = crate::cases::numbers(matrix.decode());
+        let portable = crate::cases::numbers(with_portable(|| matrix.decode()));
+        let same = fast.iter().zip(&portable).all(|(a, b)| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan()));
+        assert!(same, "both bodies decode alike");
+        fast
+    }
+
+    /// The numbers that transformers decodes, which stand transposed: `[expert, in, out]`.
+    #[test]
+    fn decoding_matches_transformers_to_the_bit() {
+        let fixture = fixture("mxfp4.safetensors");
+        let (shape, blocks) = &fixture["blocks"];
+        let (experts, o, i) = (shape[0], shape[1], shape[2] * MXFP4_BLOCK);
+        let got = decoded(blocks, &fixture["scales"].1, [experts * o, i]);
+        let want = floats(&fixture["dequant_f32"].1);
+        let halves = &fixture["dequant_bf16"].1;
+        assert_eq!(got.len(), want.len());
+        for (at, got) in got.iter().enumerate() {
+            let (expert, out, k) = (at / (o * i), at / i % o, at % i);
+            let at = (expert * i + k) * o + out;
+            assert_eq!(got.to_bits(), want[at].to_bits(), "{expert} {out} {k}");
+            let half = u16::from_le_bytes([halves[2 * at], halves[2 * at + 1]]);
+            assert_eq!(half::bf16::from_f32(*got).to_bits(), half, "{expert} {out} {k} in bf16");
         }
+    }
+
+    #[test]
+    fn rounding_matches_the_published_rule_to_the_bit() {
+        let fixture = fixture("mxfp4_quant.safetensors");
+        let (dims, w) = &fixture["w"];
+        let (blocks, scales) = quantise_mxfp4(&floats(w)).unwrap();
+        assert_eq!(blocks, fixture["blocks"].1);
+        assert_eq!(scales, fixture["scales"].1);
+        let numbers = decoded(&blocks, &scales, [dims[0], dims[1]]);
+        // The fixture's zeros are those of a product with 2^-127, as ours.
+        assert_eq!(bits(&numbers), bits(&floats(&fixture["dequant"].1)));
+        assert_eq!(quantise_mxfp4(&numbers).unwrap(), (blocks, scales), "rounding again changes nothing");
+    }
+
+    #[test]
+    fn codes_and_scales_at_the_edges() {
+        let codes: Vec<u8> = (0..16).map(|byte| byte | (15 - byte) << 4).collect();
+        let values = |scale| decoded(&codes, &[scale], [1, MXFP4_BLOCK]);
+        let want = crate::ops::grouped_mxfp4::reference::decode(&codes, &[1]);
+        for (got, want) in values(1).iter().zip(want) {
+            assert_eq!((*got).to_bits(), (want as f32).to_bits());
+        }
+        assert_eq!(values(0)[2], 0.5 * 2f32.powi(-126) / 2.0, "code 1 at the smallest scale");
+        assert!(values(255).iter().all(|x| x.is_nan()), "255 is no power of two");
+        let (_, scales) = quantise_mxfp4(&[f32::MAX; MXFP4_BLOCK]).unwrap();
+        assert!(scales[0] < 255, "the largest number has a scale");
+        let (blocks, scales) = quantise_mxfp4(&[f32::INFINITY; MXFP4_BLOCK]).unwrap();
+        assert!(decoded(&blocks, &scales, [1, MXFP4_BLOCK])[0].is_nan(), "an infinity shows");
+        let (blocks, scales) = quantise_mxfp4(&[f32::from_bits(1); MXFP4_BLOCK]).unwrap();
+        assert_eq!((blocks[0], scales[0]), (0, 1), "what vanishes beside the smallest scale is zero");
+    }
+
+    #[test]
+    fn bytes_that_do_not_fit_are_errors() {
+        let make = |blocks, scales, dims| {
+            Mxfp4::<Cpu>::from_bytes(&vec![0; blocks], &vec![0; scales], dims, &Default::default()).err()
+        };
+        assert_eq!(make(64, 4, [2, 64]), None);
+        for (blocks, scales, dims) in [(63, 4, [2, 64]), (64, 3, [2, 64]), (64, 4, [2, 63]), (64, 4, [3, 64])] {
+            assert_eq!(make(blocks, scales, dims), Some(KernelError::Mxfp4 { dims, blocks, scales }));
+        }
+        assert_eq!(quantise_mxfp4(&[0.0; 33]).err(), Some(KernelError::Mxfp4Length { got: 33 }));
     }
 }
