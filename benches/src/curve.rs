@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use kernels_cubecl::{Cpu, DeviceChoice, LmBackend, on_device};
 use model_core::{Decoder, ModelConfig, Rows};
 use serde::Serialize;
-use trainer::objective::NextToken;
+use trainer::objective::{NextToken, RouterWeights};
 use trainer::optim::Optimizer;
 use trainer::schedule::Schedule;
 use trainer::train::{Surroundings, train};
@@ -166,7 +166,7 @@ fn follow<B: LmBackend>(
         observe: &mut log,
         interrupted: &AtomicBool::new(false),
     };
-    let objective = NextToken { z_loss: 0.0 };
+    let objective = NextToken { z_loss: 0.0, router: RouterWeights::NONE };
     train::<B>(&objective, Box::new(source), parts, &mut TrainState::default(), config, &mut around)?;
     Ok(log)
 }

@@ -2,6 +2,8 @@
 #![cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "without CUDA there is nothing to measure"))]
 
 #[cfg(feature = "cuda")]
+mod experts;
+#[cfg(feature = "cuda")]
 mod measure;
 #[cfg(feature = "cuda")]
 mod workloads;

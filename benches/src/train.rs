@@ -16,7 +16,7 @@ use serde::Serialize;
 use trainer::checkpoint::{CheckpointStore, CheckpointWriter, Checkpointer, Identity, ModelFiles};
 use trainer::config::{Blocks, HistoryLength};
 use trainer::memory::{Head, MemoryPlan, host_available};
-use trainer::objective::NextToken;
+use trainer::objective::{NextToken, RouterWeights};
 use trainer::observe::{EvalLog, Observe, StepLog};
 use trainer::optim::Optimizer;
 use trainer::schedule::Schedule;
@@ -439,7 +439,14 @@ fn measure<B: LmBackend>(
         interrupted: &AtomicBool::new(false),
     };
     let parts = Parts::new(model, optimizer, config, device.clone());
-    train::<B>(&NextToken { z_loss: 0.0 }, source, parts, &mut TrainState::default(), config, &mut around)?;
+    train::<B>(
+        &NextToken { z_loss: 0.0, router: RouterWeights::NONE },
+        source,
+        parts,
+        &mut TrainState::default(),
+        config,
+        &mut around,
+    )?;
     if arguments.profile {
         print_profile();
     }

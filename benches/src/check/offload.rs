@@ -4,7 +4,7 @@ use anyhow::Result;
 use kernels_cubecl::{Leaf, LmBackend, Shelf, Traffic, backward_into};
 use model_core::{Decoder, ModelConfig, Replay, Rows};
 use trainer::MicroBatch;
-use trainer::objective::{NextToken, Objective};
+use trainer::objective::{NextToken, Objective, RouterWeights};
 
 use crate::train::random_model;
 
@@ -69,7 +69,7 @@ fn passes<B: LmBackend>(
         let rows = Rows::from_segments(2, seq, ids, vec![0; 2 * seq])?;
         let batch = MicroBatch { rows, weights: vec![1.0; 2 * seq], pairs: Vec::new() };
         let replay = Replay { blocks: BLOCKS, offloaded, shelf: shelf.clone() };
-        let loss = NextToken { z_loss: 1e-4 }.loss(&tracked, &batch, &replay, device)?;
+        let loss = NextToken { z_loss: 1e-4, router: RouterWeights::NONE }.loss(&tracked, &batch, &replay, device)?;
         losses.push(loss.sum.clone().inner());
         backward_into(loss.sum, &leaves, &mut sums);
     }

@@ -8,7 +8,7 @@ use anyhow::Result;
 use data_pipeline::TokenRow;
 use kernels_cubecl::{Cpu, clip_scale};
 use trainer::batch::{PhaseRows, RowSource};
-use trainer::objective::{NextToken, Objective};
+use trainer::objective::{NextToken, Objective, RouterWeights};
 use trainer::observe::{EvalLog, Observe, StepLog};
 use trainer::optim::{GradientSum, Optimizer};
 use trainer::schedule::Schedule;
@@ -108,7 +108,7 @@ fn whole_steps(plan: Plan, demo: &Demo, rows: Vec<TokenRow>) -> Result<Vec<f64>>
         observe: &mut clock,
         interrupted: &AtomicBool::new(false),
     };
-    let objective = NextToken { z_loss: demo.stage.z_loss };
+    let objective = NextToken { z_loss: demo.stage.z_loss, router: RouterWeights::NONE };
     train::<Cpu>(&objective, source, parts, &mut TrainState::default(), &config, &mut around)?;
     Ok(clock.0.split_off(warmup))
 }
@@ -120,7 +120,7 @@ fn split(plan: Plan, demo: &Demo, rows: &[TokenRow], table: &mut Table) -> Resul
     let seq_len = source.seq_len(0);
     let mut model = demo::model();
     let mut optimizer = Optimizer::new(&model, &config, &Default::default());
-    let objective = NextToken { z_loss: demo.stage.z_loss };
+    let objective = NextToken { z_loss: demo.stage.z_loss, router: RouterWeights::NONE };
     let mut passes: [Vec<f64>; 3] = Default::default();
     let n_steps = (plan.warmup + plan.reps) as u64;
     for step in 0..n_steps {

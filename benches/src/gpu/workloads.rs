@@ -12,11 +12,12 @@ use kernels_cubecl::{
     sum_squares_into, sum_squares_parts, swiglu, token_logprobs,
 };
 
+use super::experts;
 use super::measure::{Bench, Work};
 
 type B = CudaBf16;
 
-const TOKENS: usize = 8192;
+pub(super) const TOKENS: usize = 8192;
 const D_MODEL: usize = 4096;
 const D_FF: usize = 14336;
 const VOCABULARY: usize = 32_000;
@@ -34,13 +35,14 @@ const LINEARS: [(usize, usize); 6] = [
 /// Rows of its output head.
 const HEAD_ROWS: usize = 50_304;
 /// Bytes of a bf16 and of an f32 number.
-const BF16: f64 = 2.0;
-const F32: f64 = 4.0;
+pub(super) const BF16: f64 = 2.0;
+pub(super) const F32: f64 = 4.0;
 
 /// Times everything.
 pub(super) fn run(device: &CudaDevice, only: &str, rival: &HashMap<String, f64>) {
     let bench = Bench::new(device, only, rival);
-    let groups: [fn(&Bench, &CudaDevice); 7] = [copies, products, fp8, rows, attention, head, optimizer];
+    let groups: [fn(&Bench, &CudaDevice); 9] =
+        [copies, products, fp8, rows, attention, head, optimizer, experts::around, experts::products];
     for group in groups {
         let group = || kernels_cubecl::cuda::guarded(|| group(&bench, device));
         match std::panic::catch_unwind(std::panic::AssertUnwindSafe(group)) {
@@ -56,7 +58,11 @@ pub(super) fn run(device: &CudaDevice, only: &str, rival: &HashMap<String, f64>)
     }
 }
 
-fn random<L: LmBackend<Device = CudaDevice>, const D: usize>(dims: [usize; D], device: &CudaDevice) -> Tensor<L, D> {
+/// Random numbers about zero.
+pub(super) fn random<L: LmBackend<Device = CudaDevice>, const D: usize>(
+    dims: [usize; D],
+    device: &CudaDevice,
+) -> Tensor<L, D> {
     // Random tensors come in the device's default type, whatever the backend's is.
     let dtype: FloatDType = L::FloatElem::dtype().into();
     // As a line, so that there are no gaps between its rows, as in the tensors of the ops.
@@ -64,7 +70,8 @@ fn random<L: LmBackend<Device = CudaDevice>, const D: usize>(dims: [usize; D], d
     Tensor::<L, 1>::random([n], Distribution::Normal(0.0, 0.5), device).cast::<FloatDType>(dtype).reshape(dims)
 }
 
-fn raw<L: LmBackend, const D: usize>(tensor: &Tensor<L, D>) -> FloatTensor<L> {
+/// The tensor's primitive.
+pub(super) fn raw<L: LmBackend, const D: usize>(tensor: &Tensor<L, D>) -> FloatTensor<L> {
     tensor.clone().into_primitive().tensor()
 }
 

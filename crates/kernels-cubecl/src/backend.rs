@@ -9,7 +9,7 @@ use burn::tensor::ops::{FloatTensor, IntTensor};
 use burn::tensor::{DType, FloatDType, TensorData, TensorMetadata, read_sync};
 
 use crate::parking::{self, Parked};
-use crate::{AdamW, Fp8, Fp8Gradients, Fp8Saved, HeadLayout, Master, Moments, portable};
+use crate::{AdamW, Dispatch, Fp8, Fp8Gradients, Fp8Saved, HeadLayout, Master, Moments, Mxfp4, portable};
 
 /// Direction of the rotary embedding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +70,24 @@ pub trait LmBackend: Backend {
     /// `acc + dyᵀ · x`, into `acc`'s memory where nobody else holds it.
     fn lm_linear_dw_acc(dy: FloatTensor<Self>, x: FloatTensor<Self>, acc: FloatTensor<Self>) -> FloatTensor<Self> {
         Self::lm_add_assign(acc, Self::lm_linear_dw(dy, x))
+    }
+
+    /// `y[.., o] = x[.., i] · weight[o, i]ᵀ + bias[o]`.
+    fn lm_linear_bias(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
+        let dtype = x.dtype();
+        portable::linear_bias::<Self>(x, weight, bias, dtype)
+    }
+    /// As [`LmBackend::lm_linear_bias`], with the result in f32 whatever the operands' type.
+    fn lm_linear_bias_f32(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        portable::linear_bias::<Self>(x, weight, bias, DType::F32)
+    }
+    /// Sums of the columns of `dy [.., o]` in f32, rounded to `dtype`: the gradient of a bias.
+    fn lm_bias_grad(dy: FloatTensor<Self>, dtype: DType) -> FloatTensor<Self> {
+        portable::bias_grad::<Self>(dy, dtype)
     }
 
     /// RMS norm over the last axis.
@@ -324,6 +342,118 @@ pub trait LmBackend: Backend {
         acc: Option<FloatTensor<Self>>,
     ) -> Fp8Gradients<Self> {
         portable::linear_fp8_bwd::<Self>(dy, weight, saved, want, acc)
+    }
+
+    /// `(weights, experts)`, both `[n, k]`: softmax in f32 over the `top_k` largest of `logits [n, e]`; see [`crate::route`].
+    fn lm_route(logits: FloatTensor<Self>, top_k: usize) -> (FloatTensor<Self>, IntTensor<Self>) {
+        portable::route::<Self>(logits, top_k)
+    }
+    /// Gradient of the logits `[n, n_experts]` in `dtype`; 0 where an expert was not chosen.
+    fn lm_route_bwd(
+        dweights: FloatTensor<Self>,
+        weights: FloatTensor<Self>,
+        experts: IntTensor<Self>,
+        n_experts: usize,
+        dtype: DType,
+    ) -> FloatTensor<Self> {
+        portable::route_bwd::<Self>(dweights, weights, experts, n_experts, dtype)
+    }
+    /// Slots of `experts [n, k]` sorted by expert.
+    fn lm_dispatch(experts: IntTensor<Self>, n_experts: usize) -> Dispatch<Self> {
+        portable::dispatch::<Self>(experts, n_experts)
+    }
+    /// Rows of `x [n, d]` in the order of the dispatch, `[n·k, d]`; zeros behind the last expert.
+    fn lm_gather_tokens(x: FloatTensor<Self>, at: &Dispatch<Self>) -> FloatTensor<Self> {
+        portable::gather_tokens::<Self>(x, at)
+    }
+    /// Gradient of [`LmBackend::lm_gather_tokens`] by its `n` rows, summed in f32 in the order of a token's slots.
+    fn lm_gather_tokens_bwd(dy: FloatTensor<Self>, at: &Dispatch<Self>, n: usize) -> FloatTensor<Self> {
+        portable::gather_tokens_bwd::<Self>(dy, at, n)
+    }
+    /// `out[n] = Σ_j weights[n, j] · y[position(n, j)]`, over the slots that have an expert.
+    fn lm_combine(y: FloatTensor<Self>, weights: FloatTensor<Self>, at: &Dispatch<Self>) -> FloatTensor<Self> {
+        portable::combine::<Self>(y, weights, at)
+    }
+    /// `(dy, dweights)` as far as `want` asks for them (`x` is `y`, `weight` the weights).
+    fn lm_combine_bwd(
+        dout: FloatTensor<Self>,
+        y: FloatTensor<Self>,
+        weights: FloatTensor<Self>,
+        at: &Dispatch<Self>,
+        want: Tracked,
+    ) -> (Option<FloatTensor<Self>>, Option<FloatTensor<Self>>) {
+        portable::combine_bwd::<Self>(dout, y, weights, at, want)
+    }
+    /// GPT-OSS's gated unit on interleaved rows; see [`crate::swiglu_clamped`].
+    fn lm_swiglu_clamped(gate_up: FloatTensor<Self>, alpha: f32, limit: f32) -> FloatTensor<Self> {
+        portable::swiglu_clamped::<Self>(gate_up, alpha, limit)
+    }
+    /// Gradient of [`LmBackend::lm_swiglu_clamped`].
+    fn lm_swiglu_clamped_bwd(
+        dy: FloatTensor<Self>,
+        gate_up: FloatTensor<Self>,
+        alpha: f32,
+        limit: f32,
+    ) -> FloatTensor<Self> {
+        portable::swiglu_clamped_bwd::<Self>(dy, gate_up, alpha, limit)
+    }
+
+    /// A linear layer per expert over sorted rows: `x [m, i]`, `weight [e·o, i]`, `bias [e·o]`, `offsets [e + 1]`, result
+    /// `[m, o]`, zero behind the last expert.
+    fn lm_grouped_linear(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: Option<FloatTensor<Self>>,
+        offsets: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
+        portable::grouped_linear::<Self>(x, weight, bias, offsets)
+    }
+    /// `dx [m, i]`, zero behind the last expert.
+    fn lm_grouped_linear_dx(
+        dy: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        offsets: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
+        portable::grouped_linear_dx::<Self>(dy, weight, offsets)
+    }
+    /// `dw [e·o, i]`, zero for experts without rows.
+    fn lm_grouped_linear_dw(
+        dy: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        offsets: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
+        portable::grouped_linear_dw::<Self>(dy, x, offsets)
+    }
+    /// `acc` with [`LmBackend::lm_grouped_linear_dw`] added, into `acc`'s memory where nobody else holds it.
+    fn lm_grouped_linear_dw_acc(
+        dy: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        offsets: IntTensor<Self>,
+        acc: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        Self::lm_add_assign(acc, Self::lm_grouped_linear_dw(dy, x, offsets))
+    }
+    /// Sums of the columns of each expert's rows of `dy [m, o]` in f32, `[e·o]` rounded to `dtype`.
+    fn lm_grouped_bias_grad(dy: FloatTensor<Self>, offsets: IntTensor<Self>, dtype: DType) -> FloatTensor<Self> {
+        portable::grouped_bias_grad::<Self>(dy, offsets, dtype)
+    }
+
+    /// The numbers of an MXFP4 matrix in `dtype`, `[rows, i]`.
+    fn lm_mxfp4_decode(matrix: &Mxfp4<Self>, dtype: DType) -> FloatTensor<Self> {
+        portable::mxfp4_decode::<Self>(matrix, dtype)
+    }
+    /// [`LmBackend::lm_grouped_linear`] with a weight in MXFP4.
+    fn lm_grouped_mxfp4(
+        x: FloatTensor<Self>,
+        weight: &Mxfp4<Self>,
+        bias: Option<FloatTensor<Self>>,
+        offsets: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
+        portable::grouped_mxfp4::<Self>(x, weight, bias, offsets)
+    }
+    /// [`LmBackend::lm_grouped_linear_dx`] with a weight in MXFP4.
+    fn lm_grouped_mxfp4_dx(dy: FloatTensor<Self>, weight: &Mxfp4<Self>, offsets: IntTensor<Self>) -> FloatTensor<Self> {
+        portable::grouped_mxfp4_dx::<Self>(dy, weight, offsets)
     }
     /// Runs `f` so that an autodiff backend keeps none of its activations; see [`crate::recompute`].
     fn lm_recompute(

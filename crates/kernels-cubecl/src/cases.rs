@@ -236,7 +236,7 @@ pub fn numbers<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> Vec<f32> {
 }
 
 /// Names of the ops, as their folders are called.
-pub const OPS: [&str; 12] = [
+pub const OPS: [&str; 18] = [
     "linear",
     "rms_norm",
     "rope_qkv",
@@ -249,6 +249,12 @@ pub const OPS: [&str; 12] = [
     "adamw",
     "accumulate",
     "linear_fp8",
+    "linear_bias",
+    "route",
+    "dispatch",
+    "grouped_linear",
+    "grouped_mxfp4",
+    "swiglu_clamped",
 ];
 
 /// Runs every case of one op of [`OPS`].
@@ -267,6 +273,12 @@ pub fn run_op<B: LmBackend>(op: usize, device: &B::Device) -> Vec<Check> {
         ops::adamw::cases::run::<B>,
         ops::accumulate::cases::run::<B>,
         ops::linear_fp8::cases::run::<B>,
+        ops::linear_bias::cases::run::<B>,
+        ops::route::cases::run::<B>,
+        ops::dispatch::cases::run::<B>,
+        ops::grouped_linear::cases::run::<B>,
+        ops::grouped_mxfp4::cases::run::<B>,
+        ops::swiglu_clamped::cases::run::<B>,
     ];
     each[op](device)
 }

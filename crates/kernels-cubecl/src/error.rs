@@ -69,13 +69,35 @@ pub enum KernelError {
         /// Rows of the head.
         vocab_size: usize,
     },
+    /// Bytes that are no MXFP4 matrix of these dimensions.
+    #[error(
+        "MXFP4 matrix {dims:?}: {blocks} bytes of codes and {scales} scales; a row needs i/2 and i/32 with i a multiple of 32, check the checkpoint's shapes"
+    )]
+    Mxfp4 {
+        /// Rows and width in numbers.
+        dims: [usize; 2],
+        /// Bytes of codes.
+        blocks: usize,
+        /// Bytes of scales.
+        scales: usize,
+    },
+    /// Numbers that do not fill whole blocks.
+    #[error("quantise to MXFP4: {got} numbers are no whole blocks of 32; pad the rows")]
+    Mxfp4Length {
+        /// Their number.
+        got: usize,
+    },
 }
 
 impl KernelError {
     /// Exit code of a program that ends with this error: 2 for bad usage, 4 for something that the environment lacks.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::UnknownDevice(_) | Self::UnknownPrecision(_) | Self::Target { .. } => 2,
+            Self::UnknownDevice(_)
+            | Self::UnknownPrecision(_)
+            | Self::Target { .. }
+            | Self::Mxfp4 { .. }
+            | Self::Mxfp4Length { .. } => 2,
             Self::NoCuda(_)
             | Self::NoBf16
             | Self::TwoPrecisions(_)

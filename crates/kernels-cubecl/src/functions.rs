@@ -6,11 +6,11 @@ use crate::ops::adamw::packed;
 use crate::ops::sum_squares::SUM_PARTS;
 use crate::{AdamW, Fp8, HeadLayout, Leaf, LmBackend, Master, Moments, PackedMoments, Rotation, Spans};
 
-fn unwrap<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> FloatTensor<B> {
+pub(crate) fn unwrap<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> FloatTensor<B> {
     tensor.into_primitive().tensor()
 }
 
-fn wrap<B: Backend, const D: usize>(primitive: FloatTensor<B>) -> Tensor<B, D> {
+pub(crate) fn wrap<B: Backend, const D: usize>(primitive: FloatTensor<B>) -> Tensor<B, D> {
     Tensor::from_primitive(TensorPrimitive::Float(primitive))
 }
 
@@ -40,6 +40,44 @@ pub fn linear_f32<B: LmBackend, const D: usize>(x: Tensor<B, D>, weight: Tensor<
         "linear_f32: last axis of x {x_dims:?} must match weight [out, in] {w_dims:?}"
     );
     wrap(B::lm_linear_f32(unwrap(x), unwrap(weight)))
+}
+
+/// `y = x · weightᵀ + bias`.
+///
+/// # Shapes
+/// `x [.., i]`, `weight [o, i]`, `bias [o]`, result `[.., o]`.
+///
+/// # Numerics
+/// As [`linear`]; the bias is added before the result is rounded. Its gradient is summed in f32 in a fixed order.
+pub fn linear_bias<B: LmBackend, const D: usize>(
+    x: Tensor<B, D>,
+    weight: Tensor<B, 2>,
+    bias: Tensor<B, 1>,
+) -> Tensor<B, D> {
+    check_bias("linear_bias", &x, &weight, &bias);
+    wrap(B::lm_linear_bias(unwrap(x), unwrap(weight), unwrap(bias)))
+}
+
+/// [`linear_bias`] with the result in f32, whatever the operands' type: for a router, whose logits are compared.
+///
+/// # Shapes
+/// `x [.., i]`, `weight [o, i]`, `bias [o]`, result `[.., o]`.
+///
+/// # Numerics
+/// The gradient is rounded to the type of `x` before it meets `weight` and `x`; that of the bias is not.
+pub fn linear_bias_f32<B: LmBackend, const D: usize>(
+    x: Tensor<B, D>,
+    weight: Tensor<B, 2>,
+    bias: Tensor<B, 1>,
+) -> Tensor<B, D> {
+    check_bias("linear_bias_f32", &x, &weight, &bias);
+    wrap(B::lm_linear_bias_f32(unwrap(x), unwrap(weight), unwrap(bias)))
+}
+
+fn check_bias<B: Backend, const D: usize>(op: &str, x: &Tensor<B, D>, weight: &Tensor<B, 2>, bias: &Tensor<B, 1>) {
+    let (x_dims, w_dims) = (x.dims(), weight.dims());
+    assert_eq!(x_dims[D - 1], w_dims[1], "{op}: last axis of x {x_dims:?} must match weight [out, in] {w_dims:?}");
+    assert_eq!(bias.dims(), [w_dims[0]], "{op}: bias must have one entry per row of the weight {w_dims:?}");
 }
 
 /// [`linear`] with operands rounded to FP8, one scale per tensor; see [`crate::ops::linear_fp8`].

@@ -17,6 +17,7 @@ mod cpu;
 pub mod cuda;
 mod device;
 mod error;
+mod experts;
 #[cfg(test)]
 mod finite_difference;
 mod fp8;
@@ -24,6 +25,7 @@ mod functions;
 mod layout;
 mod leaf;
 mod matrix;
+mod mxfp4;
 pub mod ops;
 mod parking;
 mod portable;
@@ -39,14 +41,19 @@ pub use backend::{CrossEntropyParts, LmBackend, Rotation, StatsParts, Tracked};
 pub use cuda::{Cuda, CudaBf16};
 pub use device::{Cpu, Device, DeviceChoice, DeviceMemory, Precision, keep_exact_sizes};
 pub use error::KernelError;
+pub use experts::{
+    Dispatch, Routed, combine, dispatch, gather_tokens, grouped_linear, grouped_linear_mxfp4, route, swiglu_clamped,
+};
 pub use fp8::{Fp8, Fp8Gradients, Fp8Saved};
 pub use functions::{
     CrossEntropy, TokenStats, adamw_step, add_assign, add_rms_norm, attention, attention_cached, clip_scale, embedding,
-    embedding_backward_acc, linear, linear_cross_entropy, linear_f32, linear_fp8, rms_norm, rope_qkv, sum_parts,
-    sum_squares, sum_squares_into, sum_squares_parts, swiglu, token_logprobs, token_stats,
+    embedding_backward_acc, linear, linear_bias, linear_bias_f32, linear_cross_entropy, linear_f32, linear_fp8,
+    rms_norm, rope_qkv, sum_parts, sum_squares, sum_squares_into, sum_squares_parts, swiglu, token_logprobs,
+    token_stats,
 };
 pub use layout::{HeadLayout, Spans};
 pub use leaf::Leaf;
+pub use mxfp4::{MXFP4_BLOCK, MXFP4_BYTES, Mxfp4, quantise_mxfp4};
 pub use ops::adamw::{AdamW, Master, Moments, PackedMoments};
 pub use parking::Parked;
 pub use reading::Reading;

@@ -9,6 +9,8 @@ use crate::cases::{Check, Fill, numbers, run_all, whole_numbers};
 use crate::cpu::with_portable;
 use crate::*;
 
+mod experts;
+
 type Graph = Autodiff<Cpu>;
 
 fn assert_all(checks: &[Check], ops: usize) {
@@ -30,7 +32,7 @@ fn portable_bodies_match_the_references() {
 }
 
 /// Ops with cases.
-const N_OPS: usize = 12;
+const N_OPS: usize = 18;
 
 fn tensor<const D: usize>(seed: u64, dims: [usize; D]) -> Tensor<Cpu, D> {
     let values = Fill::Typical.values(seed, dims.iter().product());

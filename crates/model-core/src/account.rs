@@ -13,23 +13,54 @@ impl ModelConfig {
         let embedding = (self.vocab_size * self.d_model) as u64;
         let embeddings = if self.tied { embedding } else { 2 * embedding };
         let norms = ((2 * self.n_layers + 1) * self.d_model) as u64;
-        embeddings + norms + self.block_matmul_params() * self.n_layers as u64
+        let n_experts = self.experts().map_or(1, |experts| experts.n);
+        let block = self.block_matmul_params(n_experts) + self.block_vector_params(n_experts);
+        embeddings + norms + block * self.n_layers as u64
     }
 
-    /// Number of parameters that take part in a matrix product for every token: blocks and output head.
+    /// Number of parameters that a token meets, the input embedding left out: all but those of experts it does not go
+    /// through.
+    pub fn active_params(&self) -> u64 {
+        let top_k = self.experts().map_or(1, |experts| experts.top_k);
+        let norms = ((2 * self.n_layers + 1) * self.d_model) as u64;
+        self.matmul_params() + norms + self.block_vector_params(top_k) * self.n_layers as u64
+    }
+
+    /// Number of parameters that take part in a matrix product for every token: blocks and output head. Of experts those
+    /// count that a token goes through.
     pub fn matmul_params(&self) -> u64 {
-        self.block_matmul_params() * self.n_layers as u64 + (self.vocab_size * self.d_model) as u64
+        let n_experts = self.experts().map_or(1, |experts| experts.top_k);
+        self.block_matmul_params(n_experts) * self.n_layers as u64 + (self.vocab_size * self.d_model) as u64
     }
 
     /// Floating point operations of forward and backward for one token in rows of `seq_len` tokens.
     pub fn flops_per_token(&self, seq_len: usize) -> u64 {
-        let attention = 6 * (self.n_layers * self.attention_width()) as u64 * seq_len as u64;
-        6 * self.matmul_params() + attention
+        let keys_doubled: u64 = (0..self.n_layers).map(|layer| self.keys_doubled(layer, seq_len as u64)).sum();
+        6 * self.matmul_params() + 6 * self.attention_width() as u64 * keys_doubled
     }
 
-    fn block_matmul_params(&self) -> u64 {
+    /// Twice the mean number of keys that a query of a block sees; a whole row is `seq_len`, by the convention of half the
+    /// square.
+    fn keys_doubled(&self, layer: usize, seq_len: u64) -> u64 {
+        match self.window(layer).map(|window| window as u64).filter(|window| *window < seq_len) {
+            // The first `window` queries see a triangle, the others the whole window.
+            Some(window) => (2 * window * seq_len - window * window) / seq_len,
+            None => seq_len,
+        }
+    }
+
+    /// Matrices of one block, with `n_experts` of them where the model has experts.
+    fn block_matmul_params(&self, n_experts: usize) -> u64 {
         let attention = self.heads().width() + self.attention_width();
-        ((attention + 3 * self.d_ff) * self.d_model) as u64
+        let router = self.experts().map_or(0, |experts| experts.n);
+        ((attention + router + 3 * self.d_ff * n_experts) * self.d_model) as u64
+    }
+
+    /// Biases and sinks of one block, those of `n_experts` experts among them.
+    fn block_vector_params(&self, n_experts: usize) -> u64 {
+        let Some(experts) = self.experts() else { return 0 };
+        let attention = self.heads().width() + self.d_model + self.n_heads;
+        (attention + experts.n + (2 * self.d_ff + self.d_model) * n_experts) as u64
     }
 }
 
@@ -58,6 +89,22 @@ mod tests {
             let got = ModelConfig::preset(name).unwrap().flops_per_token(seq_len) as f64 / 1e9;
             assert!((got - want).abs() < 0.006, "{name} at {seq_len}: got {got}, want {want}");
         }
+    }
+
+    #[test]
+    fn a_token_meets_the_published_part_of_a_mixture() {
+        for (name, active) in [("gpt-oss-20b", 3_608_307_264), ("gpt-oss-120b", 5_132_849_472)] {
+            assert_eq!(ModelConfig::preset(name).unwrap().active_params(), active, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_window_bounds_the_cost_of_attention() {
+        let model = ModelConfig::preset("gpt-oss-20b").unwrap();
+        let attention = |seq_len| model.flops_per_token(seq_len) - 6 * model.matmul_params();
+        // 24 blocks within the window; then 12 of them see all of 4096 and 12 a mean of 126 keys.
+        assert_eq!(attention(128), 6 * 4096 * 24 * 128);
+        assert_eq!(attention(4096), 6 * 4096 * 12 * (4096 + 252));
     }
 
     #[test]

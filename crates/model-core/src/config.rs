@@ -1,18 +1,81 @@
-//! What a model of the LLaMA family is: its dimensions, its rotary embedding, its special ids; and the named sizes.
+//! What a model is: its family, its dimensions, its rotary embedding, its special ids; and the named sizes.
 
 use kernels_cubecl::HeadLayout;
 
 use crate::error::ModelError;
-use crate::rope::Rope;
+use crate::rope::{Rope, RopeScaling, Yarn};
+
+/// What the blocks are made of.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Family {
+    /// LLaMA: projections without biases, attention over the whole document, one gated MLP.
+    Llama,
+    /// GPT-OSS: biases, attention sinks, windows in some blocks, and a mixture of experts.
+    GptOss(GptOss),
+}
+
+/// What GPT-OSS has beyond LLaMA.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GptOss {
+    /// Keys that a query of a sliding block sees, its own included.
+    pub window: usize,
+    /// Per block, whether it slides; the others see the whole document.
+    pub sliding: Vec<bool>,
+    /// The experts that stand in the place of the MLP.
+    pub experts: Experts,
+}
+
+/// A mixture of gated experts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Experts {
+    /// How many there are in a block; each is `d_ff` wide.
+    pub n: usize,
+    /// How many a token goes through.
+    pub top_k: usize,
+    /// Where gate and up are clamped.
+    pub limit: f32,
+    /// Factor on the gate inside its sigmoid.
+    pub alpha: f32,
+    /// Weight of the load balancing loss that the model's own configuration names; training has an option of its own.
+    pub balance_coef: f32,
+}
+
+impl GptOss {
+    /// The released models' shape: every other block slides, beginning with the first.
+    pub fn released(n_layers: usize, n_experts: usize) -> Self {
+        GptOss {
+            window: 128,
+            sliding: (0..n_layers).map(|i| i % 2 == 0).collect(),
+            experts: Experts { n: n_experts, top_k: 4, limit: 7.0, alpha: 1.702, balance_coef: 0.9 },
+        }
+    }
+
+    /// The released models' rotary embedding.
+    pub fn released_rope() -> Rope {
+        let yarn = Yarn {
+            factor: 32.0,
+            original_max_position: 4096,
+            attention_factor: None,
+            mscale: None,
+            mscale_all_dim: None,
+            beta_fast: 32.0,
+            beta_slow: 1.0,
+            truncate: false,
+        };
+        Rope { theta: 150_000.0, scaling: RopeScaling::Yarn(yarn) }
+    }
+}
 
 /// The architecture of one model. Hugging Face spelling exists only in [`crate::hf`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelConfig {
+    /// What the blocks are made of.
+    pub family: Family,
     /// Rows of the embedding.
     pub vocab_size: usize,
     /// Width of the residual stream.
     pub d_model: usize,
-    /// Width of the gated MLP.
+    /// Width of the gated MLP, or of one expert.
     pub d_ff: usize,
     /// Number of blocks.
     pub n_layers: usize,
@@ -68,6 +131,9 @@ const PRESETS: [Preset; 6] = [
     preset("7b-wide", [32, 4096, 14_336, 32, 8, 4096]),
 ];
 
+/// The released GPT-OSS models; only blocks and experts differ.
+const GPT_OSS: [(&str, usize, usize); 2] = [("gpt-oss-20b", 24, 32), ("gpt-oss-120b", 36, 128)];
+
 /// Head width of models made by [`ModelConfig::from_depth`].
 const DEPTH_D_HEAD: usize = 64;
 
@@ -77,6 +143,9 @@ impl ModelConfig {
     /// # Errors
     /// [`ModelError::UnknownPreset`] lists the names there are.
     pub fn preset(name: &str) -> Result<Self, ModelError> {
+        if let Some((_, n_layers, n_experts)) = GPT_OSS.iter().find(|(known, ..)| *known == name) {
+            return Ok(Self::gpt_oss(*n_layers, *n_experts));
+        }
         let Some(p) = PRESETS.iter().find(|p| p.name == name) else {
             let known = Self::preset_names().collect::<Vec<_>>().join(", ");
             return Err(ModelError::UnknownPreset { name: name.escape_debug().to_string(), known });
@@ -93,9 +162,27 @@ impl ModelConfig {
         })
     }
 
-    /// The names that [`ModelConfig::preset`] knows, smallest first.
+    /// The names that [`ModelConfig::preset`] knows, smallest first in each family.
     pub fn preset_names() -> impl Iterator<Item = &'static str> {
-        PRESETS.iter().map(|p| p.name)
+        PRESETS.iter().map(|p| p.name).chain(GPT_OSS.iter().map(|(name, ..)| *name))
+    }
+
+    /// A released GPT-OSS model; the special ids are those of its tokenizer.
+    fn gpt_oss(n_layers: usize, n_experts: usize) -> Self {
+        ModelConfig {
+            family: Family::GptOss(GptOss::released(n_layers, n_experts)),
+            d_model: 2880,
+            d_ff: 2880,
+            n_layers,
+            n_heads: 64,
+            n_kv_heads: 8,
+            d_head: 64,
+            max_seq_len: 131_072,
+            rope: GptOss::released_rope(),
+            eos_ids: vec![200_002],
+            pad_id: Some(199_999),
+            ..Self::frame(201_088)
+        }
     }
 
     /// A small model from one dial: every dimension follows from the number of blocks.
@@ -125,6 +212,7 @@ impl ModelConfig {
     /// What all our own sizes share; the dimensions are left at zero for the caller to fill.
     fn frame(vocab_size: usize) -> Self {
         ModelConfig {
+            family: Family::Llama,
             vocab_size,
             d_model: 0,
             d_ff: 0,
@@ -158,6 +246,24 @@ impl ModelConfig {
         self.n_heads * self.d_head
     }
 
+    /// What GPT-OSS has beyond LLaMA, where the model is of that family.
+    pub fn as_gpt_oss(&self) -> Option<&GptOss> {
+        match &self.family {
+            Family::Llama => None,
+            Family::GptOss(gpt_oss) => Some(gpt_oss),
+        }
+    }
+
+    /// The experts, where the model has some.
+    pub fn experts(&self) -> Option<&Experts> {
+        self.as_gpt_oss().map(|gpt_oss| &gpt_oss.experts)
+    }
+
+    /// Keys that a query of block `layer` sees, its own included; `None` where it sees the whole document.
+    pub fn window(&self, layer: usize) -> Option<usize> {
+        self.as_gpt_oss().filter(|gpt_oss| gpt_oss.sliding[layer]).map(|gpt_oss| gpt_oss.window)
+    }
+
     /// Checks the dimensions against each other. Keys are named as in `config.json`, where the values come from.
     ///
     /// # Errors
@@ -173,13 +279,15 @@ mod tests {
 
     #[test]
     fn presets_have_the_published_counts() {
-        let want: [(&str, u64); 6] = [
+        let want: [(&str, u64); 8] = [
             ("125m", 162_220_800),
             ("350m", 411_354_112),
             ("1b", 1_269_401_600),
             ("3b", 2_926_476_288),
             ("7b", 6_083_055_616),
             ("7b-wide", 7_391_678_464),
+            ("gpt-oss-20b", 20_914_757_184),
+            ("gpt-oss-120b", 116_829_156_672),
         ];
         assert_eq!(ModelConfig::preset_names().collect::<Vec<_>>(), want.map(|(name, _)| name));
         for (name, count) in want {

@@ -1,15 +1,15 @@
 //! The decoder: embedding, blocks, final normalisation and output head, on one screen.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::backend::Autodiff;
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
-use kernels_cubecl::{Fp8, Leaf, LmBackend, Shelf, embedding, recompute};
+use kernels_cubecl::{Fp8, Leaf, LmBackend, Mxfp4, Shelf, embedding, recompute};
 
 use crate::config::ModelConfig;
 use crate::layers::block::Flow;
-use crate::layers::{Attention, Block, Linear, RmsNorm};
+use crate::layers::{Attention, Block, Linear, Moe, RmsNorm, Routing};
 use crate::leaves::{LeafReader, NamedLeaf};
 use crate::rows::Input;
 
@@ -31,7 +31,7 @@ impl Replay {
     }
 }
 
-/// A decoder-only transformer of the LLaMA family.
+/// A decoder-only transformer of one of the families of [`crate::config::Family`].
 #[derive(Clone, Debug)]
 pub struct Decoder<B: Backend> {
     /// Its architecture.
@@ -79,21 +79,25 @@ impl<B: LmBackend> Decoder<B> {
     /// Between recomputed blocks the stream is one tensor, so that one tensor per block is all that is kept of them, and on
     /// the device not even that where they are offloaded.
     pub fn hidden_recomputed(&self, input: &Input<B>, replay: &Replay) -> Tensor<B, 3> {
+        self.hidden_routed(input, replay).0
+    }
+
+    /// As [`Decoder::hidden_recomputed`], with where each mixture of experts sent the tokens, block by block; see
+    /// [`crate::router`] for what to make of it.
+    pub fn hidden_routed(&self, input: &Input<B>, replay: &Replay) -> (Tensor<B, 3>, Vec<Routing<B>>) {
         let (again, kept) = self.blocks.split_at(replay.blocks.min(self.blocks.len()));
-        let mut x = embedding(self.embedding.clone(), input.ids_bt.clone());
+        let mut flow = Flow::start(embedding(self.embedding.clone(), input.ids_bt.clone()));
         for (i, block) in again.iter().enumerate() {
-            let leaves = block.tracked_leaves();
-            let frame = block.with_tracked_leaves(leaves.iter().map(detached).collect());
-            let input = input.clone();
-            let run = move |x: Tensor<B, 3>, leaves: Vec<Leaf<B>>| {
-                let block = frame.with_tracked_leaves(leaves);
-                block.forward(Flow::start(x), |attention, x| attend(attention, x, &input)).sum()
-            };
+            let mut routed = std::mem::take(&mut flow.routed);
             let shelf = (i < replay.offloaded).then_some(&replay.shelf);
-            x = recompute(x, leaves, shelf, Arc::new(run));
+            let (x, more) = recomputed(block, flow.sum().0, input, shelf);
+            routed.extend(more);
+            flow = Flow { routed, ..Flow::start(x) };
         }
         let forward = |flow, block: &Block<B>| block.forward(flow, |attention, x| attend(attention, x, input));
-        kept.iter().fold(Flow::start(x), forward).normalise(&self.final_norm).1
+        let mut flow = kept.iter().fold(flow, forward);
+        let routed = std::mem::take(&mut flow.routed);
+        (flow.normalise(&self.final_norm).1, routed)
     }
 
     /// Weight of the output head, `[vocab_size, d_model]`; the embedding when tied.
@@ -120,17 +124,22 @@ impl<B: LmBackend> Decoder<B> {
     /// # Panics
     /// When the number or the ranks of the leaves differ.
     pub fn with_leaves(&self, leaves: Vec<Leaf<B>>) -> Self {
-        self.rebuild(leaves)
+        self.rebuild(leaves, self.packed().into_iter().map(|(_, packed)| packed.clone()).collect())
     }
 
-    /// The same model on another backend, each leaf converted by `f`.
-    pub fn map_backend<C: LmBackend>(&self, f: &mut dyn FnMut(&NamedLeaf<B>) -> Leaf<C>) -> Decoder<C> {
-        self.rebuild(self.leaves().iter().map(f).collect())
+    /// The same model on another backend, each leaf converted by `f` and each packed weight of experts by `packed`.
+    pub fn map_backend<C: LmBackend>(
+        &self,
+        f: &mut dyn FnMut(&NamedLeaf<B>) -> Leaf<C>,
+        packed: &mut dyn FnMut(&Mxfp4<B>) -> Mxfp4<C>,
+    ) -> Decoder<C> {
+        let packed = self.packed().into_iter().map(|(_, weight)| packed(weight)).collect();
+        self.rebuild(self.leaves().iter().map(f).collect(), packed)
     }
 
     /// The same model under automatic differentiation, tracking the trainable leaves and the FP8 histories.
     pub fn to_autodiff(&self) -> Decoder<Autodiff<B>> {
-        let mut model = self.map_backend(&mut |named| named.leaf.to_autodiff(named.trainable));
+        let mut model = self.map_backend(&mut |named| named.leaf.to_autodiff(named.trainable), &mut Mxfp4::to_autodiff);
         let tracked = |history: &Tensor<B, 2>| Tensor::from_inner(history.clone()).require_grad();
         for ((_, linear), (_, before)) in model.linears_mut().into_iter().zip(self.linears()) {
             linear.history = before.history.as_ref().map(tracked);
@@ -143,9 +152,17 @@ impl<B: LmBackend> Decoder<B> {
     /// # Panics
     /// When the number or the ranks of the leaves are not those of `config`.
     pub fn from_leaves(config: &ModelConfig, leaves: Vec<Leaf<B>>) -> Self {
-        let mut leaves = LeafReader::new(leaves);
+        Self::from_packed(config, leaves, Vec::new())
+    }
+
+    /// As [`Decoder::from_leaves`], with the weights of experts packed, two for each block; they are then no leaves.
+    ///
+    /// # Panics
+    /// When the number or the ranks of the leaves are not those of `config`.
+    pub fn from_packed(config: &ModelConfig, leaves: Vec<Leaf<B>>, packed: Vec<Mxfp4<B>>) -> Self {
+        let mut leaves = LeafReader::new(leaves).with_packed(packed);
         let embedding = leaves.matrix();
-        let blocks = (0..config.n_layers).map(|_| Block::from_leaves(config, &mut leaves)).collect();
+        let blocks = (0..config.n_layers).map(|layer| Block::from_leaves(config, layer, &mut leaves)).collect();
         let final_norm = RmsNorm { gamma: leaves.vector(), eps: config.rms_norm_eps };
         let own_head = (!config.tied).then(|| leaves.matrix());
         leaves.finish();
@@ -155,14 +172,39 @@ impl<B: LmBackend> Decoder<B> {
     /// Every projection with the name of the block part it lives in, for instance `model.layers.0.self_attn`; a
     /// segment's full name is that name, a dot and the segment's.
     pub fn linears(&self) -> Vec<(String, &Linear<B>)> {
-        let parts = self.blocks.iter().enumerate().flat_map(|(i, block)| block.linears().map(|l| (i, l)));
+        let of_block = |(i, block)| Block::linears(block).into_iter().map(move |l| (i, l));
+        let parts = self.blocks.iter().enumerate().flat_map(of_block);
         parts.map(|(i, (part, linear))| (format!("model.layers.{i}.{part}"), linear)).collect()
     }
 
     /// As [`Decoder::linears`], to change them.
     pub fn linears_mut(&mut self) -> Vec<(String, &mut Linear<B>)> {
-        let parts = self.blocks.iter_mut().enumerate().flat_map(|(i, block)| block.linears_mut().map(|l| (i, l)));
+        let of_block = |(i, block)| Block::linears_mut(block).into_iter().map(move |l| (i, l));
+        let parts = self.blocks.iter_mut().enumerate().flat_map(of_block);
         parts.map(|(i, (part, linear))| (format!("model.layers.{i}.{part}"), linear)).collect()
+    }
+
+    /// Every mixture of experts with the name of its experts, for instance `model.layers.0.mlp.experts`; the full name of
+    /// a projection is that name, a dot and its own.
+    pub fn mixtures(&self) -> Vec<(String, &Moe<B>)> {
+        self.blocks.iter().enumerate().filter_map(|(i, block)| Some((experts_name(i), block.mlp.moe()?))).collect()
+    }
+
+    /// As [`Decoder::mixtures`], to change them.
+    pub fn mixtures_mut(&mut self) -> Vec<(String, &mut Moe<B>)> {
+        let blocks = self.blocks.iter_mut().enumerate();
+        blocks.filter_map(|(i, block)| Some((experts_name(i), block.mlp.moe_mut()?))).collect()
+    }
+
+    /// The weights of experts that are packed, under the names that they would have as leaves.
+    pub fn packed(&self) -> Vec<(String, &Mxfp4<B>)> {
+        let mut out = Vec::new();
+        for (prefix, moe) in self.mixtures() {
+            for experts in [&moe.gate_up, &moe.down] {
+                out.extend(experts.packed().map(|weight| (format!("{prefix}.{}", experts.name), weight)));
+            }
+        }
+        out
     }
 
     /// Does the products of all projections of the blocks in FP8, or no longer; embedding and head stay as they are.
@@ -188,13 +230,15 @@ impl<B: LmBackend> Decoder<B> {
         self.linears().into_iter().filter_map(|(_, linear)| linear.history.clone()).collect()
     }
 
-    /// Whether any projection carries an adapter.
+    /// Whether any projection carries an adapter, of experts or not.
     pub fn has_adapter(&self) -> bool {
+        let of_experts = |moe: &Moe<B>| moe.gate_up.adapter.is_some() || moe.down.adapter.is_some();
         self.linears().iter().any(|(_, linear)| linear.has_adapter())
+            || self.mixtures().iter().any(|(_, moe)| of_experts(moe))
     }
 
-    fn rebuild<C: LmBackend>(&self, leaves: Vec<Leaf<C>>) -> Decoder<C> {
-        let mut leaves = LeafReader::new(leaves);
+    fn rebuild<C: LmBackend>(&self, leaves: Vec<Leaf<C>>, packed: Vec<Mxfp4<C>>) -> Decoder<C> {
+        let mut leaves = LeafReader::new(leaves).with_packed(packed);
         let embedding = leaves.matrix();
         let blocks = self.blocks.iter().map(|block| block.rebuild(&mut leaves)).collect();
         let final_norm = RmsNorm { gamma: leaves.vector(), eps: self.final_norm.eps };
@@ -204,8 +248,38 @@ impl<B: LmBackend> Decoder<B> {
     }
 }
 
+fn experts_name(layer: usize) -> String {
+    format!("model.layers.{layer}.mlp.experts")
+}
+
 fn attend<B: LmBackend>(attention: &Attention<B>, x: Tensor<B, 3>, input: &Input<B>) -> Tensor<B, 3> {
-    attention.forward(x, input.cos.clone(), input.sin.clone(), &input.spans)
+    attention.forward(x, input.cos.clone(), input.sin.clone(), input.spans_of(attention))
+}
+
+/// One block that keeps no activations, as one tensor, and where it sent the tokens.
+fn recomputed<B: LmBackend>(
+    block: &Block<B>,
+    x: Tensor<B, 3>,
+    input: &Input<B>,
+    shelf: Option<&Shelf>,
+) -> (Tensor<B, 3>, Vec<Routing<B>>) {
+    let leaves = block.tracked_leaves();
+    let frame = block.with_tracked_leaves(leaves.iter().map(detached).collect());
+    let input = input.clone();
+    // The first run tells where the tokens went and is in the graph like the block's result; later runs tell nobody.
+    let told = Arc::new(Mutex::new(Some(Vec::new())));
+    let listener = told.clone();
+    let run = move |x: Tensor<B, 3>, leaves: Vec<Leaf<B>>| {
+        let block = frame.with_tracked_leaves(leaves);
+        let (sum, routed) = block.forward(Flow::start(x), |attention, x| attend(attention, x, &input)).sum();
+        if let Some(told) = listener.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            told.extend(routed);
+        }
+        sum
+    };
+    let x = recompute(x, leaves, shelf, Arc::new(run));
+    let routed = told.lock().unwrap_or_else(PoisonError::into_inner).take();
+    (x, routed.unwrap_or_default())
 }
 
 /// The same value outside the graph: what a recomputed block keeps as its frame must not hold the graph alive.

@@ -497,6 +497,24 @@ pub enum ModelError {
         /// How many positions were compared.
         n_tokens: usize,
     },
+    /// A quantised weight whose parts do not fit together.
+    #[error(
+        "{path}: quantised tensor `{tensor}`: expected {expected}, got {got}; export the model again",
+        path = path.display()
+    )]
+    Quantised {
+        /// Where.
+        path: PathBuf,
+        /// The weight.
+        tensor: String,
+        /// What its shape and description ask for.
+        expected: String,
+        /// What was found.
+        got: String,
+    },
+    /// Packed weights that no kernel takes.
+    #[error(transparent)]
+    Kernel(#[from] kernels_cubecl::KernelError),
 }
 
 impl ModelError {

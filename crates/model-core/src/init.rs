@@ -2,7 +2,7 @@
 //!
 //! # Source
 //! Normal weights with a fixed deviation and residual projections narrowed by the square root of their number, as in
-//! GPT-2 (Radford et al. 2019, section 2.3); norms start at one.
+//! GPT-2 (Radford et al. 2019, section 2.3); norms start at one, biases at zero, attention sinks like weights.
 
 use kernels_cubecl::LmBackend;
 
@@ -28,10 +28,14 @@ impl<B: LmBackend> Decoder<B> {
 
 fn initial_values(config: &ModelConfig, leaf: &LeafMap, seed: u64) -> Vec<f32> {
     let len = leaf.dims.iter().product();
-    if leaf.dims.len() == 1 {
+    if leaf.dims.len() == 1 && leaf.leaf.ends_with("norm.weight") {
         return vec![1.0; len];
     }
-    let adds_to_stream = leaf.leaf.ends_with(".o_proj.weight") || leaf.leaf.ends_with(".down_proj.weight");
+    if leaf.leaf.ends_with("bias") {
+        return vec![0.0; len];
+    }
+    let adds_to_stream =
+        [".o_proj.weight", ".down_proj.weight", ".down_proj"].iter().any(|end| leaf.leaf.ends_with(end));
     let narrowing = if adds_to_stream { 1.0 / ((2 * config.n_layers) as f32).sqrt() } else { 1.0 };
     Stream::new(seed, &leaf.leaf).normals(len, config.init_std * narrowing)
 }

@@ -10,7 +10,7 @@ use kernels_cubecl::{LmBackend, Spans, attention_cached, linear_f32};
 use crate::config::ModelConfig;
 use crate::decoder::Decoder;
 use crate::layers::Attention;
-use crate::rows::{PADDING, Rows};
+use crate::rows::{PADDING, Rows, windowed};
 
 /// Keys and values of one layer, `[b, capacity, kv_width]` each; zero where no token is.
 #[derive(Debug)]
@@ -103,8 +103,8 @@ impl<B: LmBackend> KvCache<B> {
         }
     }
 
-    /// A query sees everything up to itself, padding sees nothing.
-    fn spans(&self, rows: &Rows) -> Spans<B> {
+    /// A query sees everything up to itself, or the last `window` of that; padding sees nothing.
+    fn spans(&self, rows: &Rows, window: Option<usize>) -> Spans<B> {
         let end = |at: usize| {
             if rows.segments[at] == PADDING {
                 0
@@ -113,9 +113,9 @@ impl<B: LmBackend> KvCache<B> {
             }
         };
         let ends: Vec<i32> = (0..rows.ids.len()).map(end).collect();
-        let dims = [rows.rows, rows.seq_len];
-        let end = Tensor::from_data(TensorData::new(ends, dims), &self.device);
-        Spans { start: Tensor::zeros(dims, &self.device), end }
+        let starts = windowed(&vec![0; ends.len()], &ends, window.unwrap_or(usize::MAX));
+        let tensor = |values| Tensor::from_data(TensorData::new(values, [rows.rows, rows.seq_len]), &self.device);
+        Spans { start: tensor(starts), end: tensor(ends) }
     }
 }
 
@@ -170,11 +170,13 @@ impl<B: LmBackend> Decoder<B> {
         let longest = cache.lengths.iter().max().map_or(0, |length| length + rows.seq_len);
         assert!(longest <= cache.capacity, "{longest} tokens in a cache of {}", cache.capacity);
 
-        let input = rows.to_input::<B>(&self.config, &cache.device);
-        let (spans, places) = (cache.spans(&rows), cache.places(&rows));
+        let mut input = rows.to_input::<B>(&self.config, &cache.device);
+        input.spans = cache.spans(&rows, None);
+        input.sliding = self.config.as_gpt_oss().map(|gpt_oss| cache.spans(&rows, Some(gpt_oss.window)));
+        let places = cache.places(&rows);
         let hidden_btd = self.hidden_with(input.ids_bt.clone(), |layer, attention, x| {
             let qkv = attention.project(x, input.cos.clone(), input.sin.clone());
-            attend(attention, qkv, &mut cache.layers[layer], &places, &spans)
+            attend(attention, qkv, &mut cache.layers[layer], &places, input.spans_of(attention))
         });
         for (length, ids) in std::iter::zip(&mut cache.lengths, new_tokens) {
             *length += ids.len();
@@ -197,7 +199,7 @@ fn attend<B: LmBackend>(
     let part = |from: usize, width: usize| qkv.clone().slice([0..b, 0..t, from..from + width]);
     layer.append(part(q, kv), part(q + kv, kv), places);
     let (keys, values) = (layer.keys.clone(), layer.values.clone());
-    let mixed = attention_cached(part(0, q), keys, values, spans, None, heads, attention.scale);
+    let mixed = attention_cached(part(0, q), keys, values, spans, attention.sinks.clone(), heads, attention.scale);
     attention.output.forward(mixed)
 }
 

@@ -2,7 +2,7 @@
 
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
-use kernels_cubecl::Leaf;
+use kernels_cubecl::{Leaf, Mxfp4};
 
 /// One parameter with the facts that training needs about it.
 #[derive(Clone, Debug)]
@@ -13,7 +13,7 @@ pub struct NamedLeaf<B: Backend> {
     pub leaf: Leaf<B>,
     /// Whether training may change it: with an adapter attached, only the adapter's own parameters.
     pub trainable: bool,
-    /// Whether weight decay applies: matrices only, norms never.
+    /// Whether weight decay applies: matrices only; norms, biases and sinks never.
     pub decay: bool,
 }
 
@@ -37,13 +37,24 @@ impl<B: Backend> NamedLeaf<B> {
 /// Hands out leaves in order while a model is put together.
 pub struct LeafReader<B: Backend> {
     leaves: std::vec::IntoIter<Leaf<B>>,
+    packed: std::vec::IntoIter<Mxfp4<B>>,
     n_taken: usize,
 }
 
 impl<B: Backend> LeafReader<B> {
     /// Reads from the first of `leaves` on.
     pub fn new(leaves: Vec<Leaf<B>>) -> Self {
-        LeafReader { leaves: leaves.into_iter(), n_taken: 0 }
+        LeafReader { leaves: leaves.into_iter(), packed: Vec::new().into_iter(), n_taken: 0 }
+    }
+
+    /// The same with experts' weights that are packed and therefore no leaves, in their order.
+    pub fn with_packed(self, packed: Vec<Mxfp4<B>>) -> Self {
+        LeafReader { packed: packed.into_iter(), ..self }
+    }
+
+    /// The next packed weight; `None` when the experts of this model are leaves.
+    pub fn packed(&mut self) -> Option<Mxfp4<B>> {
+        self.packed.next()
     }
 
     /// The next leaf, which must be a matrix.
@@ -77,7 +88,7 @@ impl<B: Backend> LeafReader<B> {
     /// # Panics
     /// When leaves are left over.
     pub fn finish(self) {
-        let n_left = self.leaves.len();
+        let n_left = self.leaves.len() + self.packed.len();
         assert!(n_left == 0, "expected {} leaves, got {n_left} more", self.n_taken);
     }
 

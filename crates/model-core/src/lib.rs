@@ -1,4 +1,4 @@
-//! Models of the LLaMA family: architecture, layers, Hugging Face files, adapters, chat formats and generation.
+//! Models of the LLaMA and GPT-OSS families: architecture, layers, Hugging Face files, adapters, chat formats and generation.
 //!
 //! Start at [`Decoder`]: load one with [`Decoder::load`], make a batch with [`Rows`], call [`Decoder::hidden`], and hand
 //! the hidden states with [`Decoder::head`] to one of the losses of `kernels-cubecl`.
@@ -19,18 +19,19 @@ pub mod layers;
 pub mod leaves;
 pub mod random;
 pub mod rope;
+pub mod router;
 pub mod rows;
 pub mod tokenizer;
 
 pub use adapter::LoraConfig;
 pub use chat::{Chat, ChatFormat, ChatToken, Message, Role};
-pub use config::ModelConfig;
+pub use config::{Experts, Family, GptOss, ModelConfig};
 pub use decoder::{Decoder, Replay};
 pub use error::ModelError;
 pub use generate::{Sampling, generate};
 pub use harmony::Harmony;
 pub use kv_cache::KvCache;
-pub use layers::{Linear, Lora, Segment};
+pub use layers::{Linear, Lora, Routing, Segment};
 pub use leaves::{LeafReader, NamedLeaf};
 pub use rows::{Input, Rows};
 pub use tokenizer::Tokenizer;

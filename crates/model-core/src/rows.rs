@@ -6,6 +6,7 @@ use kernels_cubecl::Spans;
 
 use crate::config::ModelConfig;
 use crate::error::ModelError;
+use crate::layers::Attention;
 
 /// Segment number of a padding position.
 pub const PADDING: i32 = -1;
@@ -37,6 +38,15 @@ pub struct Input<B: Backend> {
     pub sin: Tensor<B, 3>,
     /// What each query sees.
     pub spans: Spans<B>,
+    /// What each query sees in blocks with a window; `None` where the model has none.
+    pub sliding: Option<Spans<B>>,
+}
+
+impl<B: Backend> Input<B> {
+    /// What each query sees in a block.
+    pub fn spans_of(&self, attention: &Attention<B>) -> &Spans<B> {
+        self.sliding.as_ref().filter(|_| attention.window.is_some()).unwrap_or(&self.spans)
+    }
 }
 
 impl Rows {
@@ -122,6 +132,14 @@ impl Rows {
         (starts, ends)
     }
 
+    /// One for every token that is no padding, zero for padding: what averages over tokens weigh them with, `[b · t]`, f32
+    /// whatever the backend's float type.
+    pub fn real_tokens<B: Backend>(&self, device: &B::Device) -> Tensor<B, 1> {
+        let real: Vec<f32> = self.segments.iter().map(|s| if *s == PADDING { 0.0 } else { 1.0 }).collect();
+        let n = real.len();
+        Tensor::from_data(TensorData::new(real, [n]), (device, DType::F32))
+    }
+
     /// The tensors that the decoder takes.
     pub fn to_input<B: Backend>(&self, config: &ModelConfig, device: &B::Device) -> Input<B> {
         let dims = [self.rows, self.seq_len];
@@ -133,8 +151,11 @@ impl Rows {
             Tensor::<B, 3>::from_data(data, (device, DType::F32))
         };
         let (start, end) = self.spans();
-        let spans = Spans { start: int(start), end: int(end) };
-        Input { ids_bt: int(self.ids.clone()), cos: float(cos), sin: float(sin), spans }
+        let sliding = config.as_gpt_oss().map(|gpt_oss| windowed(&start, &end, gpt_oss.window));
+        let end = int(end);
+        let sliding = sliding.map(|start| Spans { start: int(start), end: end.clone() });
+        let spans = Spans { start: int(start), end };
+        Input { ids_bt: int(self.ids.clone()), cos: float(cos), sin: float(sin), spans, sliding }
     }
 
     /// Cosines and sines of every token's position, each `rows · seq_len · d_head / 2` long.
@@ -152,6 +173,12 @@ impl Rows {
         }
         (cos, sin)
     }
+}
+
+/// The first key of each query where it sees at most the last `window` keys of its span.
+pub(crate) fn windowed(start: &[i32], end: &[i32], window: usize) -> Vec<i32> {
+    let window = i32::try_from(window).unwrap_or(i32::MAX);
+    std::iter::zip(start, end).map(|(start, end)| (*start).max(end - window)).collect()
 }
 
 fn check_shape(rows: usize, seq_len: usize, lengths: &[(&'static str, usize)]) -> Result<(), ModelError> {

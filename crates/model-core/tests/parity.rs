@@ -1,4 +1,5 @@
-//! The decoder against transformers: logits, loss and gradients of every fixture case; packing, recomputation, padding.
+//! The decoder against transformers: logits, loss and gradients of every fixture case; packing, recomputation, padding, and
+//! the routers' losses.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
@@ -6,12 +7,13 @@ use std::path::{Path, PathBuf};
 
 use burn::backend::Autodiff;
 use burn::tensor::{Int, Tensor, TensorData};
-use kernels_cubecl::{Cpu, Leaf, linear, linear_cross_entropy};
+use kernels_cubecl::{Cpu, Leaf, Mxfp4, linear, linear_cross_entropy};
 use model_core::hf::names::leaf_values;
 use model_core::hf::{TensorFile, leaf_map, split_leaf};
-use model_core::{Decoder, LoraConfig, ModelConfig, NamedLeaf, Rows};
+use model_core::router::RouterLosses;
+use model_core::{Decoder, LoraConfig, ModelConfig, NamedLeaf, Routing, Rows};
 
-const MODELS: [&str; 2] = ["llama", "llama_tied"];
+const MODELS: [&str; 3] = ["llama", "llama_tied", "gptoss"];
 const CASES: [&str; 4] = ["plain", "right_pad", "left_pad", "packed"];
 
 /// Bounds of the deviation from transformers: logits absolute, loss relative, gradients relative to the tensor's largest.
@@ -49,10 +51,12 @@ impl Case {
         Case { rows, mask, labels: ints("in.labels").unwrap(), file }
     }
 
-    /// Whether transformers' values at this token mean anything: a query behind left padding that sees nothing does not.
-    fn is_meaningful(&self, token: usize) -> bool {
+    /// Whether transformers' values at this token mean anything: those of a query that sees nothing do not. It is one
+    /// behind left padding, and in a window it is also one far behind right padding.
+    fn is_meaningful(&self, token: usize, config: &ModelConfig) -> bool {
         let row = token / self.rows.seq_len * self.rows.seq_len;
-        self.mask.as_ref().is_none_or(|mask| mask[row..=token].contains(&1))
+        let Some(mask) = &self.mask else { return true };
+        if config.as_gpt_oss().is_some() { mask[token] == 1 } else { mask[row..=token].contains(&1) }
     }
 }
 
@@ -67,15 +71,23 @@ fn logits(model: &Decoder<Cpu>, rows: &Rows) -> Vec<f32> {
 
 /// As [`loss_and_grads`] for the leaves of an adapter.
 fn adapter_loss_and_grads(model: &Decoder<Cpu>, case: &Case, recompute: bool) -> (f32, Vec<Vec<f32>>) {
-    let (loss, grads) = loss_and_grads(model, &case.rows, &case.labels, recompute);
+    let (loss, grads) = loss_and_grads(model, &case.rows, &case.labels, recompute, 0.0);
     let leaves = model.leaves().into_iter();
     (loss, std::iter::zip(leaves, grads).filter(|(named, _)| named.is_adapter()).map(|(_, grad)| grad).collect())
 }
 
-/// Mean loss over the labelled tokens with its gradients, by leaf; empty for a leaf that is not trained.
-fn loss_and_grads(model: &Decoder<Cpu>, rows: &Rows, labels: &[i64], recompute: bool) -> (f32, Vec<Vec<f32>>) {
+/// Mean loss over the labelled tokens, and `balance` times the load balancing loss, with the gradients by leaf; empty for a
+/// leaf that is not trained.
+fn loss_and_grads(
+    model: &Decoder<Cpu>,
+    rows: &Rows,
+    labels: &[i64],
+    recompute: bool,
+    balance: f32,
+) -> (f32, Vec<Vec<f32>>) {
     let tracked: Decoder<Tracked> = model.to_autodiff();
-    let hidden = tracked.hidden(&rows.to_input(&model.config, &Default::default()), recompute);
+    let n_again = if recompute { tracked.blocks.len() } else { 0 };
+    let (hidden, routed) = tracked.hidden_routed(&rows.to_input(&model.config, &Default::default()), n_again);
     let [b, t, d] = hidden.dims();
     let shift = |row: &[i64]| row[1..].iter().chain(&[-100]).map(|l| *l as i32).collect::<Vec<_>>();
     let targets: Vec<i32> = labels.chunks(t).flat_map(shift).collect();
@@ -84,6 +96,10 @@ fn loss_and_grads(model: &Decoder<Cpu>, rows: &Rows, labels: &[i64], recompute: 
     let targets = Tensor::<Tracked, 1, Int>::from_data(TensorData::new(targets, [b * t]), &device);
     let weights = Tensor::ones([b * t], &device);
     let loss = linear_cross_entropy(hidden.reshape([b * t, d]), tracked.head(), targets, weights, 0.0).loss / n as f32;
+    let loss = match RouterLosses::new(&routed, rows.real_tokens(&device)) {
+        Some(router) if balance > 0.0 => loss + router.balance * balance,
+        _ => loss,
+    };
     let grads = loss.backward();
     let leaves = tracked.leaves().into_iter();
     let of = |named: NamedLeaf<Tracked>| {
@@ -113,7 +129,8 @@ fn logits_match_transformers() {
             let case = Case::open(name, case_name);
             let (got, want) = (logits(&model, &case.rows), case.file.read_f32("out.logits").unwrap());
             let v = model.config.vocab_size;
-            let tokens: Vec<usize> = (0..got.len() / v).filter(|token| case.is_meaningful(*token)).collect();
+            let tokens: Vec<usize> =
+                (0..got.len() / v).filter(|token| case.is_meaningful(*token, &model.config)).collect();
             let worst = tokens
                 .iter()
                 .map(|token| difference(&got[token * v..][..v], &want[token * v..][..v]))
@@ -124,26 +141,58 @@ fn logits_match_transformers() {
     }
 }
 
+/// Loss and every gradient of all cases in `fixture` against `model`.
+fn check_gradients(model: &Decoder<Cpu>, fixture: &str, balance: f32) {
+    for case_name in CASES {
+        let case = Case::open(fixture, case_name);
+        let (loss, grads) = loss_and_grads(model, &case.rows, &case.labels, false, balance);
+        let want = case.file.read_f32("out.loss").unwrap()[0];
+        let loss_error = (loss - want).abs() / want;
+        let mut worst = 0.0f32;
+        for (map, grad) in std::iter::zip(leaf_map(&model.config), &grads) {
+            for (tensor, shape, got) in split_leaf(&map, grad) {
+                let want = case.file.read_weight(&format!("grad.{tensor}"), &shape, false).unwrap();
+                let error = difference(&got, &want) / largest(&want);
+                assert!(error <= GRADIENT, "{fixture} {case_name} {tensor}: gradient differs by {error:e}");
+                worst = worst.max(error);
+            }
+        }
+        println!("{fixture} {case_name}: loss {loss_error:.2e}, gradients {worst:.2e}");
+        assert!(loss_error <= LOSS, "{fixture} {case_name}: loss {loss}, want {want}");
+    }
+}
+
 #[test]
 fn loss_and_gradients_match_transformers() {
     for name in MODELS {
-        let model = load(name);
-        for case_name in CASES {
-            let case = Case::open(name, case_name);
-            let (loss, grads) = loss_and_grads(&model, &case.rows, &case.labels, false);
-            let want = case.file.read_f32("out.loss").unwrap()[0];
-            let loss_error = (loss - want).abs() / want;
-            let mut worst = 0.0f32;
-            for (map, grad) in std::iter::zip(leaf_map(&model.config), &grads) {
-                for (tensor, shape, got) in split_leaf(&map, grad) {
-                    let want = case.file.read_weight(&format!("grad.{tensor}"), &shape, false).unwrap();
-                    let error = difference(got, &want) / largest(&want);
-                    assert!(error <= GRADIENT, "{name} {case_name} {tensor}: gradient differs by {error:e}");
-                    worst = worst.max(error);
-                }
-            }
-            println!("{name} {case_name}: loss {loss_error:.2e}, gradients {worst:.2e}");
-            assert!(loss_error <= LOSS, "{name} {case_name}: loss {loss}, want {want}");
+        check_gradients(&load(name), name, 0.0);
+    }
+}
+
+#[test]
+fn the_load_balancing_loss_matches_transformers() {
+    let model = load("gptoss");
+    let coefficient = model.config.experts().unwrap().balance_coef;
+    assert_eq!(coefficient, 0.1);
+    check_gradients(&model, "gptoss_aux", coefficient);
+    for case_name in CASES {
+        let case = Case::open("gptoss_aux", case_name);
+        let (_, routed) = model.hidden_routed(&case.rows.to_input(&model.config, &Default::default()), 0);
+        let losses = RouterLosses::new(&routed, case.rows.real_tokens(&Default::default())).unwrap();
+        let (got, want) = (floats(losses.balance)[0], case.file.read_f32("out.aux_loss").unwrap()[0]);
+        assert!((got - want).abs() <= LOSS * want, "{case_name}: balance {got}, want {want}");
+        check_logits_of_routers(&case, &routed);
+    }
+}
+
+fn check_logits_of_routers(case: &Case, routed: &[Routing<Cpu>]) {
+    for (layer, routing) in routed.iter().enumerate() {
+        let (got, want) =
+            (floats(routing.logits.clone()), case.file.read_f32(&format!("out.router_logits.{layer}")).unwrap());
+        let n = want.len() / case.rows.ids.len();
+        for token in (0..case.rows.ids.len()).filter(|token| case.rows.segments[*token] >= 0) {
+            let worst = difference(&got[token * n..][..n], &want[token * n..][..n]);
+            assert!(worst <= LOGITS, "router {layer} token {token}: {worst:e}");
         }
     }
 }
@@ -172,8 +221,8 @@ fn recomputation_changes_no_bit() {
         let model = load(name);
         for case_name in CASES {
             let case = Case::open(name, case_name);
-            let (loss, grads) = loss_and_grads(&model, &case.rows, &case.labels, false);
-            let (loss_again, grads_again) = loss_and_grads(&model, &case.rows, &case.labels, true);
+            let (loss, grads) = loss_and_grads(&model, &case.rows, &case.labels, false, 0.5);
+            let (loss_again, grads_again) = loss_and_grads(&model, &case.rows, &case.labels, true, 0.5);
             assert_eq!(loss.to_bits(), loss_again.to_bits(), "{name} {case_name}");
             for (named, (kept, again)) in std::iter::zip(model.leaves(), std::iter::zip(&grads, &grads_again)) {
                 let same = std::iter::zip(kept, again).all(|(k, a)| k.to_bits() == a.to_bits());
@@ -242,7 +291,7 @@ fn neither_threads_nor_recomputation_change_a_bit() {
     let (rows, labels) = uneven_rows(301);
     let run = |threads, recompute| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let (loss, grads) = pool.install(|| loss_and_grads(&model, &rows, &labels, recompute));
+        let (loss, grads) = pool.install(|| loss_and_grads(&model, &rows, &labels, recompute, 0.0));
         let bits = |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect::<Vec<_>>();
         (loss.to_bits(), grads.into_iter().map(bits).collect::<Vec<_>>())
     };
@@ -255,7 +304,8 @@ fn neither_threads_nor_recomputation_change_a_bit() {
 #[test]
 fn a_frozen_leaf_is_not_tracked() {
     let model = load("llama");
-    let frozen = model.map_backend::<Tracked>(&mut |named| named.leaf.to_autodiff(named.name.contains("norm")));
+    let mut only_norms = |named: &NamedLeaf<Cpu>| named.leaf.to_autodiff(named.name.contains("norm"));
+    let frozen = model.map_backend::<Tracked>(&mut only_norms, &mut Mxfp4::to_autodiff);
     let hidden = frozen.hidden(&Case::open("llama", "plain").rows.to_input(&model.config, &Default::default()), true);
     let grads = hidden.sum().backward();
     for named in frozen.leaves() {
@@ -276,8 +326,7 @@ fn leaves_can_be_replaced_in_order() {
 
 #[test]
 fn decay_is_for_matrices_and_everything_trains_without_an_adapter() {
-    let model = load("llama");
-    for named in model.leaves() {
+    for named in [load("llama"), load("gptoss")].iter().flat_map(Decoder::leaves) {
         assert_eq!(named.decay, matches!(named.leaf, Leaf::Matrix(_)), "{}", named.name);
         assert!(named.trainable, "{}", named.name);
     }

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use model_core::LoraConfig;
 use serde::{Deserialize, Serialize};
-use trainer::config::require;
+use trainer::config::{is_default, require};
 use trainer::lineage::EntryGate;
+use trainer::objective::RouterWeights;
 use trainer::{TrainConfig, TrainError};
 
 /// Configuration of an adapter run.
@@ -34,6 +35,12 @@ pub struct LoraStageConfig {
     pub merge_max_diff: f64,
     /// Weight of the squared log-sum-exp.
     pub z_loss: f32,
+    /// Whether the weights of experts stay in MXFP4, as the model folder has them.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub packed_experts: bool,
+    /// Weights of the routers' losses, for models with experts.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub router: RouterWeights,
     /// The adapter.
     pub adapter: AdapterKeys,
     /// Loop and optimizer.
@@ -82,6 +89,7 @@ impl LoraStageConfig {
         require(self.z_loss.is_finite() && self.z_loss >= 0.0, || {
             format!("key `z_loss`: expected a finite number of at least 0, got {}", self.z_loss)
         })?;
+        self.router.check()?;
         require(self.eval_batch > 0, || "key `eval_batch`: expected at least 1, got 0".into())
     }
 }

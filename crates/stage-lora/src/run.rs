@@ -7,6 +7,7 @@ use data_pipeline::{RowSet, TokenRow};
 use kernels_cubecl::{LmBackend, Precision};
 use model_core::Decoder;
 use model_core::adapter::{MergeBounds, merge_check, weights_hash};
+use model_core::hf::LoadOptions;
 use trainer::batch::check_vocab;
 use trainer::checkpoint::ModelFiles;
 use trainer::config::Arithmetic;
@@ -45,12 +46,17 @@ impl Stage for LoraStage {
             model_dir: config.model.clone(),
             train: config.train.clone(),
             head: Head::CrossEntropy,
-            adapter: Some(AdapterShape { rank: config.adapter.r as u64, dropout: config.adapter.dropout > 0.0 }),
+            adapter: Some(AdapterShape {
+                rank: config.adapter.r as u64,
+                dropout: config.adapter.dropout > 0.0,
+                packed_experts: config.packed_experts,
+            }),
         })
     }
 
     fn run<B: LmBackend>(config: LoraStageConfig, args: &StageArgs, device: &B::Device) -> Result<Outcome, TrainError> {
-        let base = Decoder::<B>::load(&config.model, device)?;
+        let options = LoadOptions { packed_experts: config.packed_experts, ..LoadOptions::default() };
+        let base = Decoder::<B>::load_with(&config.model, options, device)?;
         let tokenizer = tokenizer_hash(&config.model)?;
         let open = |root: &Path| open(root, config.seq_len, &tokenizer, &base);
         let (domain, general, heldout) = (open(&config.domain)?, open(&config.general)?, open(&config.eval_data)?);
@@ -80,7 +86,7 @@ impl Stage for LoraStage {
             inputs,
             model,
             files: ModelFiles::Adapter { config: config.lora(), base_hash: base_hash.clone() },
-            objective: &NextToken { z_loss: config.z_loss },
+            objective: &NextToken { z_loss: config.z_loss, router: config.router },
             source: Box::new(source),
             eval: EvalSet::new(heldout.rows(), config.eval_batch, Some(heldout.meta().text_bytes))?,
             after: Some(Box::new(|checkpoint: &Path| outputs(&config, base, &base_hash, heldout.rows(), checkpoint))),

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use trainer::config::require;
+use trainer::config::{is_default, require};
+use trainer::objective::RouterWeights;
 use trainer::{TrainConfig, TrainError};
 
 /// Configuration of a pretraining run.
@@ -24,6 +25,9 @@ pub struct PretrainConfig {
     pub eval_batch: usize,
     /// Weight of the squared log-sum-exp.
     pub z_loss: f32,
+    /// Weights of the routers' losses, for models with experts.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub router: RouterWeights,
     /// The length curriculum: phases in order, the last one until the end.
     pub phase: Vec<Phase>,
     /// Loop and optimizer.
@@ -50,6 +54,7 @@ impl PretrainConfig {
         require(self.z_loss.is_finite() && self.z_loss >= 0.0, || {
             format!("key `z_loss`: expected a finite number of at least 0, got {}", self.z_loss)
         })?;
+        self.router.check()?;
         require(!self.phase.is_empty(), || "key `phase`: expected at least one phase, got none".into())?;
         let steps: Vec<u64> = self.phase.iter().map(|phase| phase.until_step).collect();
         require(steps.is_sorted_by(|a, b| a < b), || {

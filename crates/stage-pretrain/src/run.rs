@@ -69,7 +69,7 @@ impl Stage for Pretrain {
             inputs,
             model,
             files: ModelFiles::Full,
-            objective: &NextToken { z_loss: config.z_loss },
+            objective: &NextToken { z_loss: config.z_loss, router: config.router },
             source,
             eval,
             after: None,

@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use trainer::config::require;
+use trainer::config::{is_default, require};
 use trainer::lineage::EntryGate;
+use trainer::objective::RouterWeights;
 use trainer::{TrainConfig, TrainError};
 
 /// Configuration of a supervised fine-tuning run.
@@ -27,6 +28,9 @@ pub struct SftConfig {
     pub eval_batch: usize,
     /// Weight of the squared log-sum-exp.
     pub z_loss: f32,
+    /// Weights of the routers' losses, for models with experts.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub router: RouterWeights,
     /// Loop and optimizer.
     pub train: TrainConfig,
 }
@@ -42,6 +46,7 @@ impl SftConfig {
         require(self.z_loss.is_finite() && self.z_loss >= 0.0, || {
             format!("key `z_loss`: expected a finite number of at least 0, got {}", self.z_loss)
         })?;
+        self.router.check()?;
         require(self.eval_batch > 0, || "key `eval_batch`: expected at least 1, got 0".into())
     }
 }

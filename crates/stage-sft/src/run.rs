@@ -70,7 +70,7 @@ impl Stage for Sft {
             inputs,
             model,
             files: ModelFiles::Full,
-            objective: &NextToken { z_loss: config.z_loss },
+            objective: &NextToken { z_loss: config.z_loss, router: config.router },
             source: Box::new(RowSource::new(vec![phase], &config.train)?),
             eval: EvalSet::new(&eval_rows.rows, config.eval_batch, None)?,
             after: None,

@@ -133,7 +133,7 @@ impl From<bool> for Blocks {
 }
 
 /// Keys that say nothing new stay out of the lineage, so that it has what the file has.
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+pub fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 

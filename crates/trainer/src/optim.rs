@@ -141,7 +141,7 @@ impl<B: LmBackend> Optimizer<B> {
             return Ok((model, optimizer));
         }
         let mut remainders = Vec::new();
-        let model = Decoder::load_by(folder, LoadOptions::default(), &mut |leaf, values| {
+        let model = Decoder::load_by(folder, LoadOptions::default(), device, &mut |leaf, values| {
             let (working, words) = split_all(&values);
             let n = words.len();
             remainders.push(Tensor::from_data(TensorData::new(words, [n]), (device, DType::I32)));

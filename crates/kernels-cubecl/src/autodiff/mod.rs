@@ -2,6 +2,7 @@
 //!
 //! Each op runs the inner backend's `_fwd` piece and makes one graph node whose state is what the `_bwd` piece needs.
 
+mod experts;
 mod node;
 mod ops;
 mod replay;
@@ -15,11 +16,15 @@ use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::ops::Backward;
 use burn::tensor::ops::{FloatTensor, IntTensor};
 use burn::tensor::{
-    Tensor, TensorMetadata, TensorPrimitive,
+    DType, Tensor, TensorMetadata, TensorPrimitive,
     backend::{AutodiffBackend, Backend},
 };
 
-use crate::{Fp8, HeadLayout, Leaf, LmBackend, Rotation, Tracked, backend::StatsParts};
+use crate::{Dispatch, Fp8, HeadLayout, Leaf, LmBackend, Mxfp4, Rotation, Tracked, backend::StatsParts};
+use experts::{
+    CombineBackward, GatherBackward, GroupedBackward, GroupedBiasBackward, GroupedMxfp4Backward,
+    GroupedMxfp4BiasBackward, LinearBiasBackward, RouteBackward, SwigluClampedBackward,
+};
 use node::open;
 use ops::{
     AddBackward, AttentionBackward, AttentionSinksBackward, CrossEntropyBackward, EmbeddingBackward, LinearBackward,
@@ -210,6 +215,102 @@ impl<B: LmBackend, C: CheckpointStrategy> LmBackend for Autodiff<B, C> {
         (constant::<B, C>(logprob), constant::<B, C>(lse), argmax)
     }
 
+    fn lm_linear_bias(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
+        linear_bias::<B, C>([x, weight, bias], B::lm_linear_bias)
+    }
+
+    fn lm_linear_bias_f32(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        linear_bias::<B, C>([x, weight, bias], B::lm_linear_bias_f32)
+    }
+
+    fn lm_route(logits: FloatTensor<Self>, top_k: usize) -> (FloatTensor<Self>, IntTensor<Self>) {
+        let node = open!(RouteBackward, C, [logits]);
+        let (n_experts, dtype) = (logits.shape()[1], logits.dtype());
+        let (weights, experts) = B::lm_route(logits.primitive, top_k);
+        let kept = experts.clone();
+        (node.close(weights.clone(), || (weights, kept, n_experts, dtype)), experts)
+    }
+
+    fn lm_dispatch(experts: IntTensor<Self>, n_experts: usize) -> Dispatch<Self> {
+        B::lm_dispatch(experts, n_experts).map(Tensor::from_inner)
+    }
+
+    fn lm_gather_tokens(x: FloatTensor<Self>, at: &Dispatch<Self>) -> FloatTensor<Self> {
+        let node = open!(GatherBackward, C, [x]);
+        let (at, n) = (at.clone().map(Tensor::inner), x.shape()[0]);
+        let out = B::lm_gather_tokens(x.primitive, &at);
+        node.close(out, || (at, n))
+    }
+
+    fn lm_combine(y: FloatTensor<Self>, weights: FloatTensor<Self>, at: &Dispatch<Self>) -> FloatTensor<Self> {
+        let node = open!(CombineBackward, C, [y, weights]);
+        let want = Tracked { x: node.tracked[0], weight: node.tracked[1] };
+        let at = at.clone().map(Tensor::inner);
+        let out = B::lm_combine(y.primitive.clone(), weights.primitive.clone(), &at);
+        node.close(out, || (y.primitive, weights.primitive, at, want))
+    }
+
+    fn lm_swiglu_clamped(gate_up: FloatTensor<Self>, alpha: f32, limit: f32) -> FloatTensor<Self> {
+        let node = open!(SwigluClampedBackward, C, [gate_up]);
+        let out = B::lm_swiglu_clamped(gate_up.primitive.clone(), alpha, limit);
+        node.close(out, || (gate_up.primitive, alpha, limit))
+    }
+
+    fn lm_grouped_linear(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: Option<FloatTensor<Self>>,
+        offsets: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let forward = |bias| B::lm_grouped_linear(x.primitive.clone(), weight.primitive.clone(), bias, offsets.clone());
+        let kept = |x_tracked: bool, w_tracked: bool| {
+            let (x, weight) = (x.primitive.clone(), weight.primitive.clone());
+            (w_tracked.then_some(x), x_tracked.then_some(weight), offsets.clone())
+        };
+        match bias {
+            None => {
+                let node = open!(GroupedBackward, C, [x, weight]);
+                let [x_tracked, w_tracked] = node.tracked;
+                node.close(forward(None), || kept(x_tracked, w_tracked))
+            }
+            Some(bias) => {
+                let node = open!(GroupedBiasBackward, C, [x, weight, bias]);
+                let ([x_tracked, w_tracked, _], dtype) = (node.tracked, bias.dtype());
+                node.close(forward(Some(bias.primitive)), || (kept(x_tracked, w_tracked), dtype))
+            }
+        }
+    }
+
+    fn lm_mxfp4_decode(matrix: &Mxfp4<Self>, dtype: DType) -> FloatTensor<Self> {
+        constant::<B, C>(B::lm_mxfp4_decode(&matrix.clone().map(Tensor::inner), dtype))
+    }
+
+    fn lm_grouped_mxfp4(
+        x: FloatTensor<Self>,
+        weight: &Mxfp4<Self>,
+        bias: Option<FloatTensor<Self>>,
+        offsets: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let weight = weight.clone().map(Tensor::inner);
+        match bias {
+            None => {
+                let node = open!(GroupedMxfp4Backward, C, [x]);
+                let out = B::lm_grouped_mxfp4(x.primitive, &weight, None, offsets.clone());
+                node.close(out, || (weight, offsets))
+            }
+            Some(bias) => {
+                let node = open!(GroupedMxfp4BiasBackward, C, [x, bias]);
+                let dtype = bias.dtype();
+                let out = B::lm_grouped_mxfp4(x.primitive, &weight, Some(bias.primitive), offsets.clone());
+                node.close(out, || (weight, offsets, dtype))
+            }
+        }
+    }
+
     fn lm_recompute(
         x: Tensor<Self, 3>,
         leaves: Vec<Leaf<Self>>,
@@ -247,6 +348,17 @@ impl<B: LmBackend, C: CheckpointStrategy> LmBackend for Autodiff<B, C> {
         }
         out
     }
+}
+
+/// A linear layer with a bias; `run` makes the result in the type it wants.
+fn linear_bias<B: LmBackend, C: CheckpointStrategy>(
+    [x, weight, bias]: [FloatTensor<Autodiff<B, C>>; 3],
+    run: impl FnOnce(FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) -> FloatTensor<B>,
+) -> FloatTensor<Autodiff<B, C>> {
+    let node = open!(LinearBiasBackward, C, [x, weight, bias]);
+    let ([x_tracked, w_tracked, _], dtypes) = (node.tracked, [x.dtype(), bias.dtype()]);
+    let out = run(x.primitive.clone(), weight.primitive.clone(), bias.primitive);
+    node.close(out, || (w_tracked.then_some(x.primitive), x_tracked.then_some(weight.primitive), dtypes))
 }
 
 fn primitive<B: Backend, const D: usize>(tensor: &Tensor<B, D>) -> FloatTensor<B> {

@@ -33,6 +33,8 @@ macro_rules! step {
     };
 }
 
+pub(super) use step;
+
 step!(
     /// `x` is saved when the weight is tracked, the weight when `x` is.
     LinearBackward, 2, (Option<FloatTensor<B>>, Option<FloatTensor<B>>), |grads, dy, (x, weight), [x_node, w_node]| {

@@ -1,6 +1,7 @@
 //! The CPU backend's overrides: slice kernels for f32, the portable bodies for every other element type.
 
 mod dense;
+mod experts;
 mod operands;
 pub(crate) mod parallel;
 
@@ -11,7 +12,8 @@ use burn_flex::FlexTensor;
 
 use crate::ops;
 use crate::{
-    AdamW, CrossEntropyParts, HeadLayout, Leaf, LmBackend, Master, Moments, Rotation, StatsParts, Tracked, portable,
+    AdamW, CrossEntropyParts, Dispatch, HeadLayout, Leaf, LmBackend, Master, Moments, Mxfp4, Rotation, StatsParts,
+    Tracked, portable,
 };
 use dense::{Dense, int_tensor, tensor, whole_numbers};
 use operands::{Head, Rows, SpanValues};
@@ -369,6 +371,168 @@ impl LmBackend for Flex {
         match Dense::new(factor).get()[0] {
             1.0 => x,
             factor => Dense::new(x).update(|x| ops::accumulate::cpu::scale(x, factor)),
+        }
+    }
+
+    fn lm_linear_bias(x: FlexTensor, weight: FlexTensor, bias: FlexTensor) -> FlexTensor {
+        match fast(&[&x, &weight, &bias]) {
+            true => experts::linear_bias(x, weight, bias),
+            false => portable::linear_bias::<Self>(x.clone(), weight, bias, x.dtype()),
+        }
+    }
+
+    fn lm_linear_bias_f32(x: FlexTensor, weight: FlexTensor, bias: FlexTensor) -> FlexTensor {
+        match fast(&[&x, &weight, &bias]) {
+            true => experts::linear_bias(x, weight, bias),
+            false => portable::linear_bias::<Self>(x, weight, bias, DType::F32),
+        }
+    }
+
+    fn lm_bias_grad(dy: FlexTensor, dtype: DType) -> FlexTensor {
+        match fast(&[&dy]) {
+            true => experts::bias_grad(dy, dtype),
+            false => portable::bias_grad::<Self>(dy, dtype),
+        }
+    }
+
+    fn lm_route(logits: FlexTensor, top_k: usize) -> (FlexTensor, FlexTensor) {
+        match fast(&[&logits]) {
+            true => experts::route(logits, top_k),
+            false => portable::route::<Self>(logits, top_k),
+        }
+    }
+
+    fn lm_route_bwd(
+        dweights: FlexTensor,
+        weights: FlexTensor,
+        experts: FlexTensor,
+        n_experts: usize,
+        dtype: DType,
+    ) -> FlexTensor {
+        match fast(&[&dweights, &weights]) {
+            true => experts::route_bwd(dweights, weights, &experts, n_experts, dtype),
+            false => portable::route_bwd::<Self>(dweights, weights, experts, n_experts, dtype),
+        }
+    }
+
+    fn lm_dispatch(experts: FlexTensor, n_experts: usize) -> Dispatch<Self> {
+        match fast(&[]) {
+            true => experts::dispatch(&experts, n_experts),
+            false => portable::dispatch::<Self>(experts, n_experts),
+        }
+    }
+
+    fn lm_gather_tokens(x: FlexTensor, at: &Dispatch<Self>) -> FlexTensor {
+        match fast(&[&x]) {
+            true => experts::gather_tokens(x, at),
+            false => portable::gather_tokens::<Self>(x, at),
+        }
+    }
+
+    fn lm_gather_tokens_bwd(dy: FlexTensor, at: &Dispatch<Self>, n: usize) -> FlexTensor {
+        match fast(&[&dy]) {
+            true => experts::gather_tokens_bwd(dy, at, n),
+            false => portable::gather_tokens_bwd::<Self>(dy, at, n),
+        }
+    }
+
+    fn lm_combine(y: FlexTensor, weights: FlexTensor, at: &Dispatch<Self>) -> FlexTensor {
+        match fast(&[&y, &weights]) {
+            true => experts::combine(y, weights, at),
+            false => portable::combine::<Self>(y, weights, at),
+        }
+    }
+
+    fn lm_combine_bwd(
+        dout: FlexTensor,
+        y: FlexTensor,
+        weights: FlexTensor,
+        at: &Dispatch<Self>,
+        want: Tracked,
+    ) -> (Option<FlexTensor>, Option<FlexTensor>) {
+        match fast(&[&dout, &y, &weights]) {
+            true => experts::combine_bwd(dout, y, weights, at, want),
+            false => portable::combine_bwd::<Self>(dout, y, weights, at, want),
+        }
+    }
+
+    fn lm_swiglu_clamped(gate_up: FlexTensor, alpha: f32, limit: f32) -> FlexTensor {
+        match fast(&[&gate_up]) {
+            true => experts::swiglu_clamped(gate_up, alpha, limit),
+            false => portable::swiglu_clamped::<Self>(gate_up, alpha, limit),
+        }
+    }
+
+    fn lm_swiglu_clamped_bwd(dy: FlexTensor, gate_up: FlexTensor, alpha: f32, limit: f32) -> FlexTensor {
+        match fast(&[&dy, &gate_up]) {
+            true => experts::swiglu_clamped_bwd(dy, gate_up, alpha, limit),
+            false => portable::swiglu_clamped_bwd::<Self>(dy, gate_up, alpha, limit),
+        }
+    }
+
+    fn lm_grouped_linear(
+        x: FlexTensor,
+        weight: FlexTensor,
+        bias: Option<FlexTensor>,
+        offsets: FlexTensor,
+    ) -> FlexTensor {
+        match experts::all_fast(&[&x, &weight], bias.as_ref()) {
+            true => experts::grouped(x, weight, bias, &offsets),
+            false => portable::grouped_linear::<Self>(x, weight, bias, offsets),
+        }
+    }
+
+    fn lm_grouped_linear_dx(dy: FlexTensor, weight: FlexTensor, offsets: FlexTensor) -> FlexTensor {
+        match fast(&[&dy, &weight]) {
+            true => experts::grouped_dx(dy, weight, &offsets),
+            false => portable::grouped_linear_dx::<Self>(dy, weight, offsets),
+        }
+    }
+
+    fn lm_grouped_linear_dw(dy: FlexTensor, x: FlexTensor, offsets: FlexTensor) -> FlexTensor {
+        match fast(&[&dy, &x]) {
+            true => experts::grouped_dw(dy, x, &offsets),
+            false => portable::grouped_linear_dw::<Self>(dy, x, offsets),
+        }
+    }
+
+    fn lm_grouped_linear_dw_acc(dy: FlexTensor, x: FlexTensor, offsets: FlexTensor, acc: FlexTensor) -> FlexTensor {
+        match fast(&[&dy, &x, &acc]) {
+            true => experts::grouped_dw_acc(dy, x, &offsets, acc),
+            false => Self::lm_add_assign(acc, Self::lm_grouped_linear_dw(dy, x, offsets)),
+        }
+    }
+
+    fn lm_grouped_bias_grad(dy: FlexTensor, offsets: FlexTensor, dtype: DType) -> FlexTensor {
+        match fast(&[&dy]) {
+            true => experts::grouped_bias_grad(dy, &offsets, dtype),
+            false => portable::grouped_bias_grad::<Self>(dy, offsets, dtype),
+        }
+    }
+
+    fn lm_mxfp4_decode(matrix: &Mxfp4<Self>, dtype: DType) -> FlexTensor {
+        match fast(&[]) {
+            true => experts::mxfp4_decode(matrix, dtype),
+            false => portable::mxfp4_decode::<Self>(matrix, dtype),
+        }
+    }
+
+    fn lm_grouped_mxfp4(
+        x: FlexTensor,
+        weight: &Mxfp4<Self>,
+        bias: Option<FlexTensor>,
+        offsets: FlexTensor,
+    ) -> FlexTensor {
+        match experts::all_fast(&[&x], bias.as_ref()) {
+            true => experts::grouped_mxfp4(x, weight, bias, &offsets),
+            false => portable::grouped_mxfp4::<Self>(x, weight, bias, offsets),
+        }
+    }
+
+    fn lm_grouped_mxfp4_dx(dy: FlexTensor, weight: &Mxfp4<Self>, offsets: FlexTensor) -> FlexTensor {
+        match fast(&[&dy]) {
+            true => experts::grouped_mxfp4_dx(dy, weight, &offsets),
+            false => portable::grouped_mxfp4_dx::<Self>(dy, weight, offsets),
         }
     }
 }

@@ -8,11 +8,12 @@ use super::launch::dense;
 use super::{Runtime, bridge, faults, gemm, parking};
 use crate::backend::StatsParts;
 use crate::ops::{
-    accumulate, adamw, attention, embedding, linear_cross_entropy, linear_fp8, rms_norm, rope_qkv, sum_squares, swiglu,
+    accumulate, adamw, attention, dispatch, embedding, grouped_mxfp4, linear_bias, linear_cross_entropy, linear_fp8,
+    rms_norm, rope_qkv, route, sum_squares, swiglu, swiglu_clamped,
 };
 use crate::{
-    AdamW, CrossEntropyParts, Fp8, Fp8Gradients, Fp8Saved, HeadLayout, LmBackend, Master, Moments, Parked, Rotation,
-    Tracked,
+    AdamW, CrossEntropyParts, Dispatch, Fp8, Fp8Gradients, Fp8Saved, HeadLayout, LmBackend, Master, Moments, Mxfp4,
+    Parked, Rotation, Tracked,
 };
 
 impl<F: FloatElement, I: IntElement, T: BoolElement> LmBackend for CubeBackend<Runtime, F, I, T> {
@@ -260,5 +261,100 @@ impl<F: FloatElement, I: IntElement, T: BoolElement> LmBackend for CubeBackend<R
     ) -> Fp8Gradients<Self> {
         faults::enter("linear_fp8 backward");
         linear_fp8::cuda::backward(dy, weight, saved, mode, want, acc)
+    }
+
+    fn lm_linear_bias(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
+        faults::enter("linear_bias");
+        gemm::linear_bias(x, weight, bias, None)
+    }
+
+    fn lm_linear_bias_f32(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        faults::enter("linear_bias in f32");
+        gemm::linear_bias(x, weight, bias, Some(DType::F32))
+    }
+
+    fn lm_bias_grad(dy: FloatTensor<Self>, dtype: DType) -> FloatTensor<Self> {
+        faults::enter("linear_bias backward by bias");
+        linear_bias::cuda::column_sums(dy, dtype)
+    }
+
+    fn lm_route(logits: FloatTensor<Self>, top_k: usize) -> (FloatTensor<Self>, IntTensor<Self>) {
+        faults::enter("route");
+        route::cuda::forward(logits, top_k)
+    }
+
+    fn lm_route_bwd(
+        dweights: FloatTensor<Self>,
+        weights: FloatTensor<Self>,
+        experts: IntTensor<Self>,
+        n_experts: usize,
+        dtype: DType,
+    ) -> FloatTensor<Self> {
+        faults::enter("route backward");
+        route::cuda::backward(dweights, weights, experts, n_experts, dtype)
+    }
+
+    fn lm_dispatch(experts: IntTensor<Self>, n_experts: usize) -> Dispatch<Self> {
+        faults::enter("dispatch");
+        let [token, slot, position, offsets] =
+            dispatch::cuda::sort(experts, n_experts).map(burn::tensor::Tensor::from_primitive);
+        Dispatch { token, slot, position, offsets }
+    }
+
+    fn lm_gather_tokens(x: FloatTensor<Self>, at: &Dispatch<Self>) -> FloatTensor<Self> {
+        faults::enter("gather_tokens");
+        dispatch::cuda::gather(x, &at.clone().into())
+    }
+
+    fn lm_gather_tokens_bwd(dy: FloatTensor<Self>, at: &Dispatch<Self>, n: usize) -> FloatTensor<Self> {
+        faults::enter("gather_tokens backward");
+        dispatch::cuda::combine(dy, None, &at.clone().into(), n)
+    }
+
+    fn lm_combine(y: FloatTensor<Self>, weights: FloatTensor<Self>, at: &Dispatch<Self>) -> FloatTensor<Self> {
+        faults::enter("combine");
+        let n = weights.shape()[0];
+        dispatch::cuda::combine(y, Some(weights), &at.clone().into(), n)
+    }
+
+    fn lm_combine_bwd(
+        dout: FloatTensor<Self>,
+        y: FloatTensor<Self>,
+        weights: FloatTensor<Self>,
+        at: &Dispatch<Self>,
+        want: Tracked,
+    ) -> (Option<FloatTensor<Self>>, Option<FloatTensor<Self>>) {
+        faults::enter("combine backward");
+        dispatch::cuda::combine_backward(dout, y, weights, &at.clone().into(), want)
+    }
+
+    fn lm_swiglu_clamped(gate_up: FloatTensor<Self>, alpha: f32, limit: f32) -> FloatTensor<Self> {
+        faults::enter("swiglu_clamped");
+        swiglu_clamped::cuda::forward(gate_up, alpha, limit)
+    }
+
+    fn lm_swiglu_clamped_bwd(
+        dy: FloatTensor<Self>,
+        gate_up: FloatTensor<Self>,
+        alpha: f32,
+        limit: f32,
+    ) -> FloatTensor<Self> {
+        faults::enter("swiglu_clamped backward");
+        swiglu_clamped::cuda::backward(dy, gate_up, alpha, limit)
+    }
+
+    fn lm_grouped_bias_grad(dy: FloatTensor<Self>, offsets: IntTensor<Self>, dtype: DType) -> FloatTensor<Self> {
+        faults::enter("grouped_linear backward by bias");
+        linear_bias::cuda::grouped_column_sums(dy, offsets, dtype)
+    }
+
+    fn lm_mxfp4_decode(matrix: &Mxfp4<Self>, dtype: DType) -> FloatTensor<Self> {
+        faults::enter("mxfp4 decode");
+        let [codes, scales] = [&matrix.codes, &matrix.scales].map(|words| words.clone().into_primitive());
+        grouped_mxfp4::cuda::decode(codes, scales, matrix.dims(), dtype)
     }
 }

@@ -22,6 +22,9 @@ pub struct Gemm {
     pub accumulate: bool,
 }
 
+/// Bytes of the loads of a bias.
+const BIAS_ALIGNMENT: u64 = 16;
+
 /// Element type of an operand of a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Element {
@@ -77,6 +80,11 @@ impl Types {
 /// # Panics
 /// When a buffer is shorter than the product, or cuBLASLt has no product of these element types.
 pub fn gemm(op: &'static str, a: &Buffer, b: &Buffer, c: &Buffer, problem: Gemm) {
+    gemm_bias(op, [a, b, c], None, problem);
+}
+
+/// As [`gemm`], with a vector `[n]` in the type of `c` added to each row of the result.
+fn gemm_bias(op: &'static str, [a, b, c]: [&Buffer; 3], bias: Option<&Buffer>, problem: Gemm) {
     let Gemm { m, n, k, .. } = problem;
     for (name, tensor, want) in [("a", a, m * k), ("b", b, n * k), ("c", c, m * n)] {
         let got = tensor.shape().num_elements();
@@ -89,7 +97,12 @@ pub fn gemm(op: &'static str, a: &Buffer, b: &Buffer, c: &Buffer, problem: Gemm)
             a.dtype, b.dtype, c.dtype
         )
     });
-    bridge::enqueue_gemm(op, [a, b, c], problem, types);
+    if let Some(bias) = bias {
+        let (got, dtype) = (bias.shape().num_elements(), bias.dtype);
+        let fits = got == n && dtype == c.dtype && bias.is_contiguous() && !problem.accumulate;
+        assert!(fits, "{op}: the bias of {problem:?} needs {n} elements in {:?}, got {got} in {dtype:?}", c.dtype);
+    }
+    bridge::enqueue_gemm(op, [a, b, c], bias, problem, types);
 }
 
 /// Enqueues a product of FP8 operands, kept as bytes, into `c`'s memory; each operand comes with a factor `[1]`.
@@ -142,6 +155,25 @@ pub(crate) fn linear_into(x: Buffer, weight: Buffer, dtype: Option<DType>) -> Bu
         return zeros(&x, y.shape(), y.dtype);
     }
     gemm("linear", &x, &weight, &y, Gemm { m, n, k, a_transposed: false, b_transposed: true, accumulate: false });
+    y
+}
+
+/// `x[.., i] · weight[o, i]ᵀ + bias[o]`, with the result in this type where one is given.
+///
+/// cuBLASLt adds the bias to the finished sums. Where its rule asks for something unusual of the product or of the bias's
+/// place, the bias is added afterwards.
+pub(crate) fn linear_bias(x: Buffer, weight: Buffer, bias: Buffer, dtype: Option<DType>) -> Buffer {
+    let (x, weight) = paired(x, weight);
+    let ((m, k), n) = (rows(&x.shape()), weight.shape()[0]);
+    let y = empty(&x, with_last(&x.shape(), n), dtype.unwrap_or(x.dtype));
+    let bias = super::launch::dense_as(bias, y.dtype);
+    let aligned = bias.handle.offset_start.unwrap_or(0).is_multiple_of(BIAS_ALIGNMENT);
+    if m == 0 || n < 2 || k < 2 || !aligned {
+        let dtype = y.dtype;
+        return crate::ops::linear_bias::cuda::add(linear_into(x, weight, Some(DType::F32)), bias, dtype);
+    }
+    let problem = Gemm { m, n, k, a_transposed: false, b_transposed: true, accumulate: false };
+    gemm_bias("linear_bias", [&x, &weight, &y], Some(&bias), problem);
     y
 }
 

@@ -4,6 +4,8 @@
 
 mod attention;
 mod elementwise;
+mod experts;
+mod grouped;
 mod head;
 mod linear;
 mod linear_fp8;
@@ -13,8 +15,16 @@ pub(crate) use attention::{attention_bwd, attention_cached, attention_fwd};
 pub(crate) use elementwise::{
     embedding, embedding_bwd, rms_norm_bwd, rms_norm_fwd, rope_qkv, scale, sum_squares, swiglu, swiglu_bwd,
 };
+pub(crate) use experts::{
+    combine, combine_bwd, dispatch, gather_tokens, gather_tokens_bwd, route, route_bwd, swiglu_clamped,
+    swiglu_clamped_bwd,
+};
+pub(crate) use grouped::{
+    grouped_bias_grad, grouped_linear, grouped_linear_dw, grouped_linear_dx, grouped_mxfp4, grouped_mxfp4_dx,
+    mxfp4_decode,
+};
 pub(crate) use head::{linear_cross_entropy_fwd, token_logprobs_bwd, token_stats};
-pub(crate) use linear::{linear, linear_dw, linear_dx};
+pub(crate) use linear::{bias_grad, linear, linear_bias, linear_dw, linear_dx};
 pub(crate) use linear_fp8::{linear_fp8_bwd, linear_fp8_fwd};
 pub(crate) use optimizer::{adamw_step, clip_scale, sum_parts, sum_squares_into};
 
@@ -38,6 +48,16 @@ fn down<B: Backend, const D: usize>(tensor: Tensor<B, D>, dtype: DType, shape: S
 /// The integer primitive as a tensor of the given shape. Not `Tensor::reshape`, which reads a 0 as "keep this axis".
 fn ints<B: Backend, const D: usize>(primitive: IntTensor<B>, shape: [usize; D]) -> Tensor<B, D, Int> {
     Tensor::from_primitive(B::int_reshape(primitive, Shape::new(shape)))
+}
+
+/// A tensor of zeros, or without elements.
+fn zeros<B: Backend>(dtype: DType, shape: Shape, device: &B::Device) -> FloatTensor<B> {
+    let float = FloatDType::from(dtype);
+    match shape.num_elements() {
+        // Not every backend fills nothing.
+        0 => B::float_empty(shape, device, float),
+        _ => B::float_zeros(shape, device, float),
+    }
 }
 
 /// `[.., k]` as `(rows, k)`; an empty tensor has no rows.

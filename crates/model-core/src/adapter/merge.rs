@@ -6,7 +6,7 @@ use kernels_cubecl::{LmBackend, linear_f32};
 
 use crate::decoder::Decoder;
 use crate::error::ModelError;
-use crate::layers::{Linear, Lora, Segment};
+use crate::layers::{ExpertLora, ExpertWeight, Linear, Lora, Segment};
 use crate::rows::{PADDING, Rows};
 
 /// Hidden rows that become logits at once.
@@ -46,7 +46,8 @@ pub struct MergeReport {
 }
 
 impl<B: LmBackend> Decoder<B> {
-    /// Adds every update to its weight and takes the adapter off; returns how many updates there were.
+    /// Adds every update to its weight and takes the adapter off; returns how many updates there were. Packed experts become
+    /// weights in the backend's float type.
     ///
     /// # Errors
     /// When no adapter is attached.
@@ -65,6 +66,14 @@ impl<B: LmBackend> Decoder<B> {
                 linear.adapters.iter_mut().for_each(|slot| *slot = None);
             }
         }
+        for (_, moe) in self.mixtures_mut() {
+            let n = moe.experts.n;
+            for layer in [&mut moe.gate_up, &mut moe.down] {
+                if let Some(lora) = layer.adapter.take() {
+                    layer.weight = ExpertWeight::Dense(merged_experts(&layer.weight, &lora, n));
+                }
+            }
+        }
         Ok(n_merged)
     }
 }
@@ -79,6 +88,21 @@ fn update<B: LmBackend>(layer: &Linear<B>) -> Tensor<B, 2> {
         None => Tensor::zeros([segment.rows, columns], (&layer.weight.device(), DType::F32)),
     };
     Tensor::cat(std::iter::zip(&layer.segments, &layer.adapters).map(part).collect(), 0)
+}
+
+/// The weights of all experts with their updates, one expert at a time, so that only one is in f32.
+fn merged_experts<B: LmBackend>(weight: &ExpertWeight<B>, lora: &ExpertLora<B>, n: usize) -> Tensor<B, 2> {
+    let [rows, r] = [lora.b.dims()[0] / n, lora.a.dims()[0] / n];
+    let one = |expert: usize| {
+        let base = match weight {
+            ExpertWeight::Dense(weight) => weight.clone().narrow(0, expert * rows, rows),
+            ExpertWeight::Packed(weight) => weight.rows(expert * rows, rows).decode(),
+        };
+        let (a, b) = (lora.a.clone().narrow(0, expert * r, r), lora.b.clone().narrow(0, expert * rows, rows));
+        let dtype: FloatDType = base.dtype().into();
+        (base.cast(FloatDType::F32) + linear_f32(b, a.transpose()) * lora.scale).cast(dtype)
+    };
+    Tensor::cat((0..n).map(one).collect(), 0)
 }
 
 /// Compares the model with its adapter and the merged model on held-out rows.

@@ -1,7 +1,7 @@
 //! Low-rank adapters: attaching, counting, saving, loading and merging them.
 //!
-//! An adapter is a slot in [`Linear`], so an adapted model is the same [`Decoder`]; while one is attached, only its own
-//! parameters train.
+//! An adapter is a slot in [`Linear`] and in [`ExpertLinear`], so an adapted model is the same [`Decoder`]; while one is
+//! attached, only its own parameters train.
 
 use burn::tensor::{Tensor, TensorData};
 use kernels_cubecl::LmBackend;
@@ -9,20 +9,23 @@ use kernels_cubecl::LmBackend;
 use crate::config::ModelConfig;
 use crate::decoder::Decoder;
 use crate::error::ModelError;
-use crate::layers::{Linear, Lora};
+use crate::layers::{ExpertLinear, ExpertLora, Linear, Lora};
 use crate::random::Stream;
 
 mod liveness;
 mod merge;
 mod peft;
+mod peft_tensor;
 mod weights_hash;
 
 pub use liveness::{GradientNorms, check_liveness};
 pub use merge::{MergeBounds, MergeReport, merge_check};
-pub use peft::{PeftAdapter, peft_name};
+pub use peft::PeftAdapter;
+pub use peft_tensor::PeftTensor;
 pub use weights_hash::weights_hash;
 
-/// Target that stands for every projection of the blocks.
+/// Target that stands for every projection of the blocks, those of experts included. In a file of peft it stands for the
+/// others alone.
 pub const ALL_LINEAR: &str = "all-linear";
 
 /// What an adapter looks like.
@@ -81,8 +84,21 @@ impl LoraConfig {
         let projections = projections(model);
         let names: Vec<String> = projections.iter().map(|p| p.name.clone()).collect();
         let chosen = self.choose(&names)?;
-        let per_rank: u64 = chosen.iter().map(|&at| (projections[at].rows + projections[at].columns) as u64).sum();
+        let sides = |p: &Projection| (p.n_matrices * (p.rows + p.columns)) as u64;
+        let per_rank: u64 = chosen.iter().map(|&at| sides(&projections[at])).sum();
         Ok(per_rank * self.r as u64)
+    }
+
+    /// Checks what peft does not have: dropout before the matrices of experts.
+    fn check_experts(&self, chosen: &[usize], names: &[String]) -> Result<(), ModelError> {
+        match chosen.iter().find(|&&at| is_expert(&names[at])) {
+            Some(&at) if self.dropout > 0.0 => Err(ModelError::LoraInvalid {
+                key: "dropout",
+                expected: format!("0, since {} is of experts", names[at]),
+                got: self.dropout.to_string(),
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// The places in `names` that the targets mean; every target means at least one.
@@ -115,11 +131,18 @@ fn matches(target: &str, name: &str) -> bool {
     target == ALL_LINEAR || name.strip_suffix(target).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
 
-/// The last parts of the names, each once, in order.
+/// Whether a projection is one of experts; peft calls those parameters instead of modules.
+fn is_expert(name: &str) -> bool {
+    name.contains(".experts.")
+}
+
+/// The last parts of the names, each once, in order; of experts as many as tell what they are.
 fn short_names(names: &[String]) -> Vec<String> {
     let mut short: Vec<String> = Vec::new();
     for name in names {
-        let last = name.rsplit('.').next().unwrap_or(name).to_owned();
+        let n_parts = if is_expert(name) { 3 } else { 1 };
+        let last = name.rsplitn(n_parts + 1, '.').take(n_parts).collect::<Vec<_>>();
+        let last = last.into_iter().rev().collect::<Vec<_>>().join(".");
         if !short.contains(&last) {
             short.push(last);
         }
@@ -130,19 +153,35 @@ fn short_names(names: &[String]) -> Vec<String> {
 /// A projection that can carry an adapter.
 struct Projection {
     name: String,
+    /// One, or the number of experts.
+    n_matrices: usize,
     rows: usize,
     columns: usize,
 }
 
-/// Every projection of the blocks, read off the shapes of the weight tensors.
+/// Every projection of the blocks, read off the shapes of the weight tensors; a router is none.
 fn projections(config: &ModelConfig) -> Vec<Projection> {
-    let in_block = |(name, shape): (String, Vec<usize>)| match (name.strip_suffix(".weight"), &shape[..]) {
-        (Some(name), &[rows, columns]) if name.starts_with("model.layers.") => {
-            Some(Projection { name: name.to_owned(), rows, columns })
+    let mut out = Vec::new();
+    for map in crate::hf::leaf_map(config).into_iter().filter(|map| map.leaf.starts_with("model.layers.")) {
+        if let Some(n) = map.n_experts {
+            out.push(Projection { name: map.leaf, n_matrices: n, rows: map.dims[0] / n, columns: map.dims[1] });
+            continue;
         }
-        _ => None,
-    };
-    crate::hf::hf_shapes(config).into_iter().filter_map(in_block).collect()
+        for part in map.parts {
+            let name = part.name.strip_suffix(".weight").filter(|name| !name.ends_with(".router"));
+            if let (Some(name), &[rows, columns]) = (name, &part.shape[..]) {
+                out.push(Projection { name: name.to_owned(), n_matrices: 1, rows, columns });
+            }
+        }
+    }
+    out
+}
+
+/// An attached adapter, whatever carries it.
+struct Attached {
+    name: String,
+    r: usize,
+    scale: f32,
 }
 
 impl<B: LmBackend> Decoder<B> {
@@ -156,6 +195,7 @@ impl<B: LmBackend> Decoder<B> {
         self.refuse_adapter("attach")?;
         let names = self.projection_names();
         let chosen = config.choose(&names)?;
+        config.check_experts(&chosen, &names)?;
         let device = self.embedding.device();
         let mut place = 0;
         for (prefix, linear) in self.linears_mut() {
@@ -172,7 +212,27 @@ impl<B: LmBackend> Decoder<B> {
                 place += 1;
             }
         }
+        for (prefix, moe) in self.mixtures_mut() {
+            let n = moe.experts.n;
+            for layer in [&mut moe.gate_up, &mut moe.down] {
+                if chosen.binary_search(&place).is_ok() {
+                    let stream = Stream::new(seed, &format!("{prefix}.{}.lora_A.weight", layer.name));
+                    layer.adapter = Some(fresh_experts(layer, config, n, stream, &device));
+                }
+                place += 1;
+            }
+        }
         Ok(())
+    }
+
+    /// Takes the adapter off without merging it.
+    pub fn detach_lora(&mut self) {
+        for (_, linear) in self.linears_mut() {
+            linear.adapters.fill(None);
+        }
+        for (_, moe) in self.mixtures_mut() {
+            (moe.gate_up.adapter, moe.down.adapter) = (None, None);
+        }
     }
 
     /// How many parameters the attached adapter has; they are all that trains.
@@ -196,20 +256,39 @@ impl<B: LmBackend> Decoder<B> {
         }
     }
 
-    /// Full names of all projections, in the order of [`Decoder::linears`] and their segments.
+    /// Full names of all projections: those of [`Decoder::linears`] by segment, then those of [`Decoder::mixtures`].
     fn projection_names(&self) -> Vec<String> {
         let of_linear = |(prefix, linear): (String, &Linear<B>)| {
             linear.segments.iter().map(|segment| format!("{prefix}.{}", segment.name)).collect::<Vec<_>>()
         };
-        self.linears().into_iter().flat_map(of_linear).collect()
+        let mut names: Vec<String> = self.linears().into_iter().flat_map(of_linear).collect();
+        for (prefix, moe) in self.mixtures() {
+            names.extend([&moe.gate_up, &moe.down].map(|layer| format!("{prefix}.{}", layer.name)));
+        }
+        names
     }
 
-    /// The attached adapters by full name of their projection.
-    fn loras(&self) -> Vec<(String, &Lora<B>)> {
+    /// The attached adapters in the order of [`Decoder::projection_names`].
+    fn loras(&self) -> Vec<Attached> {
         let mut out = Vec::new();
         for (prefix, linear) in self.linears() {
             for (segment, slot) in std::iter::zip(&linear.segments, &linear.adapters) {
-                out.extend(slot.as_ref().map(|lora| (format!("{prefix}.{}", segment.name), lora)));
+                let attached = |lora: &Lora<B>| Attached {
+                    name: format!("{prefix}.{}", segment.name),
+                    r: lora.a.dims()[0],
+                    scale: lora.scale,
+                };
+                out.extend(slot.as_ref().map(attached));
+            }
+        }
+        for (prefix, moe) in self.mixtures() {
+            for layer in [&moe.gate_up, &moe.down] {
+                let attached = |lora: &ExpertLora<B>| Attached {
+                    name: format!("{prefix}.{}", layer.name),
+                    r: lora.a.dims()[0] / moe.experts.n,
+                    scale: lora.scale,
+                };
+                out.extend(layer.adapter.as_ref().map(attached));
             }
         }
         out
@@ -223,6 +302,20 @@ impl<B: LmBackend> Decoder<B> {
         let (expected, got) = ("a model without an adapter".to_owned(), format!("one with {n_adapters} of them"));
         Err(ModelError::LoraInvalid { key, expected, got })
     }
+}
+
+/// A fresh adapter of `n` experts, drawn as peft draws it: all of A as one matrix.
+fn fresh_experts<B: LmBackend>(
+    layer: &ExpertLinear<B>,
+    config: &LoraConfig,
+    n: usize,
+    stream: Stream,
+    device: &B::Device,
+) -> ExpertLora<B> {
+    let [rows, columns] = layer.dims();
+    let a = stream.uniforms(n * config.r * columns, 1.0 / (columns as f32).sqrt());
+    let a = Tensor::from_data(TensorData::new(a, [n * config.r, columns]), device);
+    ExpertLora { a, b: Tensor::zeros([rows, config.r], device), scale: config.scale() }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Adapter folders as the peft library reads and writes them, and which base weights they belong to.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Tensor, TensorData};
@@ -8,7 +8,7 @@ use kernels_cubecl::{Leaf, LmBackend};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::{ALL_LINEAR, LoraConfig};
+use super::{ALL_LINEAR, Attached, LoraConfig, PeftTensor, is_expert, short_names};
 use crate::decoder::Decoder;
 use crate::error::ModelError;
 use crate::hf::folder::{read_limited, write_new};
@@ -23,16 +23,23 @@ const WEIGHTS_FILE: &str = "adapter_model.safetensors";
 const LINEAGE_FILE: &str = "firebrick.json";
 /// Version of [`Lineage`].
 const LINEAGE_VERSION: u32 = 1;
-/// What peft puts before a name in the model.
-const PREFIX: &str = "base_model.model.";
 /// Largest JSON file that is read.
 const MAX_JSON_BYTES: u64 = 1 << 20;
 /// How many names an error lists.
 const N_NAMES: usize = 5;
 
 /// Keys of `adapter_config.json` whose values are used.
-const USED_KEYS: &[&str] =
-    &["peft_type", "r", "lora_alpha", "lora_dropout", "use_rslora", "target_modules", "bias", "init_lora_weights"];
+const USED_KEYS: &[&str] = &[
+    "peft_type",
+    "r",
+    "lora_alpha",
+    "lora_dropout",
+    "use_rslora",
+    "target_modules",
+    "target_parameters",
+    "bias",
+    "init_lora_weights",
+];
 /// Keys of `adapter_config.json` that change nothing in what the adapter computes.
 const HARMLESS_KEYS: &[&str] = &[
     "auto_mapping",
@@ -62,12 +69,6 @@ struct Lineage {
     base_weights_hash: String,
 }
 
-/// The name that an adapter leaf has in a PEFT file; `None` for leaves that are not part of an adapter.
-pub fn peft_name(leaf: &str) -> Option<String> {
-    let is_adapter = leaf.ends_with(".lora_A.weight") || leaf.ends_with(".lora_B.weight");
-    is_adapter.then(|| format!("{PREFIX}{leaf}"))
-}
-
 impl PeftAdapter {
     /// Reads the configuration and the lineage of an adapter folder, not its weights.
     ///
@@ -93,17 +94,13 @@ impl<B: LmBackend> Decoder<B> {
     /// When no adapter is attached, `config` is not the one it was attached with, or a file exists or cannot be written.
     pub fn save_peft(&self, dir: &Path, config: &LoraConfig, base_hash: &str) -> Result<Vec<PathBuf>, ModelError> {
         let targets = self.check_attached(config)?;
-        let leaves: Vec<_> = self.leaves().into_iter().filter(|leaf| leaf.is_adapter()).collect();
-        let values: Vec<Vec<f32>> = leaves.iter().map(|leaf| names::leaf_values(leaf.leaf.clone())).collect();
-        let tensors = std::iter::zip(&leaves, &values)
-            .map(|(leaf, values)| {
-                let name = peft_name(&leaf.name).expect("only adapter leaves were kept");
-                (name, leaf.leaf.dims(), Values::Float(values))
-            })
-            .collect();
+        let tensors = self.peft_tensors().into_iter();
+        let tensors: Vec<_> = tensors.map(|(leaf, at)| (at.to_file(names::leaf_values(leaf.leaf)), at)).collect();
+        let tensors =
+            tensors.iter().map(|(values, at)| (at.name.clone(), at.shape.clone(), Values::Float(values))).collect();
         let paths = [WEIGHTS_FILE, CONFIG_FILE, LINEAGE_FILE].map(|file| dir.join(file));
         write_tensors(&paths[0], tensors, FloatType::F32)?;
-        write_new(&paths[1], text(&config_json(config, &targets)).as_bytes())?;
+        write_new(&paths[1], text(&config_json(config, targets)).as_bytes())?;
         let lineage = json!({ "version": LINEAGE_VERSION, "base_weights_hash": base_hash });
         write_new(&paths[2], text(&lineage).as_bytes())?;
         Ok(paths.into())
@@ -125,18 +122,21 @@ impl<B: LmBackend> Decoder<B> {
             return Err(ModelError::AdapterBase { path, recorded, actual });
         }
         let mut adapted = self.clone();
-        adapted.attach_lora(&adapter.config, 0)?;
+        adapted.attach_lora(&self.as_peft_means(&adapter.config), 0)?;
         let file = TensorFile::open(&dir.join(WEIGHTS_FILE))?;
+        let places: BTreeMap<String, PeftTensor> =
+            adapted.peft_tensors().into_iter().map(|(leaf, at)| (leaf.name, at)).collect();
+        expect_exactly(&file, places.values().map(|at| at.name.clone()).collect())?;
+        let swapped = places.values().any(|at| at.is_swapped_in(&file));
         let leaves = adapted.leaves();
-        expect_exactly(&file, leaves.iter().filter_map(|leaf| peft_name(&leaf.name)).collect())?;
         let device = self.embedding.device();
         let filled: Result<Vec<Leaf<B>>, ModelError> = leaves
             .into_iter()
-            .map(|leaf| match peft_name(&leaf.name) {
+            .map(|leaf| match places.get(&leaf.name) {
                 None => Ok(leaf.leaf),
-                Some(name) => {
+                Some(at) => {
                     let dims = leaf.leaf.dims();
-                    let values = file.read_weight(&name, &dims, false)?;
+                    let values = at.read(&file, swapped)?;
                     Ok(Leaf::Matrix(Tensor::from_data(TensorData::new(values, dims), &device)))
                 }
             })
@@ -145,8 +145,18 @@ impl<B: LmBackend> Decoder<B> {
         Ok(adapter)
     }
 
+    /// The settings of a file as they are meant here, where "all-linear" includes experts.
+    fn as_peft_means(&self, config: &LoraConfig) -> LoraConfig {
+        let named = config.targets.iter().filter(|target| *target != ALL_LINEAR);
+        if self.config.experts().is_none() || named.clone().count() == config.targets.len() {
+            return config.clone();
+        }
+        let modules: Vec<String> = self.projection_names().into_iter().filter(|name| !is_expert(name)).collect();
+        LoraConfig { targets: short_names(&modules).into_iter().chain(named.cloned()).collect(), ..config.clone() }
+    }
+
     /// Checks that `config` describes the attached adapter; returns its targets as a PEFT file lists them.
-    fn check_attached(&self, config: &LoraConfig) -> Result<Vec<String>, ModelError> {
+    fn check_attached(&self, config: &LoraConfig) -> Result<PeftTargets, ModelError> {
         config.check()?;
         let loras = self.loras();
         if loras.is_empty() {
@@ -155,38 +165,38 @@ impl<B: LmBackend> Decoder<B> {
         let names = self.projection_names();
         let chosen: Vec<&String> = config.choose(&names)?.into_iter().map(|at| &names[at]).collect();
         let differs = |key, expected: String, got: String| Err(ModelError::LoraInvalid { key, expected, got });
-        if !loras.iter().map(|(name, _)| name).eq(chosen.iter().copied()) {
+        if !loras.iter().map(|lora| &lora.name).eq(chosen.iter().copied()) {
             return differs(
                 "targets",
                 format!("those of the {} attached adapters", loras.len()),
                 chosen.len().to_string(),
             );
         }
-        for (name, lora) in &loras {
-            if lora.a.dims()[0] != config.r {
-                return differs(
-                    "r",
-                    format!("{}, the rank attached at {name}", lora.a.dims()[0]),
-                    config.r.to_string(),
-                );
+        for Attached { name, r, scale } in &loras {
+            if *r != config.r {
+                return differs("r", format!("{r}, the rank attached at {name}"), config.r.to_string());
             }
-            if lora.scale != config.scale() {
-                return differs(
-                    "alpha",
-                    format!("a scale of {}, as at {name}", lora.scale),
-                    config.scale().to_string(),
-                );
+            if *scale != config.scale() {
+                return differs("alpha", format!("a scale of {scale}, as at {name}"), config.scale().to_string());
             }
         }
-        Ok(config.expanded_targets(&names))
+        let of_experts = |target: &String| names.iter().any(|name| is_expert(name) && super::matches(target, name));
+        let (parameters, modules) = config.expanded_targets(&names).into_iter().partition(of_experts);
+        Ok(PeftTargets { modules, parameters })
     }
 }
 
+/// Targets as peft tells them apart.
+struct PeftTargets {
+    modules: Vec<String>,
+    parameters: Vec<String>,
+}
+
 /// The configuration as peft writes it, less the keys whose absence means the same.
-fn config_json(config: &LoraConfig, targets: &[String]) -> Value {
+fn config_json(config: &LoraConfig, targets: PeftTargets) -> Value {
     // peft declares the numerator an integer; most of them are.
     let alpha = if config.alpha.fract() == 0.0 { json!(config.alpha as i64) } else { decimal(config.alpha) };
-    json!({
+    let mut value = json!({
         "base_model_name_or_path": null,
         "bias": "none",
         "fan_in_fan_out": false,
@@ -197,11 +207,15 @@ fn config_json(config: &LoraConfig, targets: &[String]) -> Value {
         "modules_to_save": null,
         "peft_type": "LORA",
         "r": config.r,
-        "target_modules": targets,
+        "target_modules": targets.modules,
         "task_type": "CAUSAL_LM",
         "use_dora": false,
         "use_rslora": config.rslora,
-    })
+    });
+    if !targets.parameters.is_empty() {
+        value["target_parameters"] = json!(targets.parameters);
+    }
+    value
 }
 
 /// The shortest decimal of the number, not that of its f64 neighbour.
@@ -241,16 +255,22 @@ fn parse_config(value: &Value, path: &Path) -> Result<LoraConfig, ModelError> {
         alpha: number("lora_alpha", f64::NAN)? as f32,
         dropout: number("lora_dropout", 0.0)? as f32,
         rslora: get("use_rslora") == Some(&Value::Bool(true)),
-        targets: targets(get("target_modules"))
-            .ok_or_else(|| wrong("a list of names or \"all-linear\"", "target_modules", get("target_modules")))?,
+        targets: [
+            targets(get("target_modules"), get("target_parameters").is_some())
+                .ok_or_else(|| wrong("a list of names or \"all-linear\"", "target_modules", get("target_modules")))?,
+            targets(get("target_parameters"), true)
+                .ok_or_else(|| wrong("a list of names", "target_parameters", get("target_parameters")))?,
+        ]
+        .concat(),
     };
     config.check().map_err(|error| error.in_file(path))?;
     Ok(config)
 }
 
 /// A single string is a regular expression to peft, except for this one.
-fn targets(value: Option<&Value>) -> Option<Vec<String>> {
-    match value? {
+fn targets(value: Option<&Value>, optional: bool) -> Option<Vec<String>> {
+    let Some(value) = value else { return optional.then(Vec::new) };
+    match value {
         Value::String(text) if text == ALL_LINEAR => Some(vec![text.clone()]),
         Value::Array(names) => names.iter().map(|name| name.as_str().map(str::to_owned)).collect(),
         _ => None,

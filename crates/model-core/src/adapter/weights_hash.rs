@@ -12,7 +12,7 @@ const CHUNK: usize = 1 << 16;
 
 /// BLAKE3 over the names, shapes and f32 values of all weights in a model folder, in hexadecimal.
 ///
-/// The same weights in other shards, or widened from bf16 to f32, have the same hash.
+/// The same weights in other shards, or widened from bf16 to f32, have the same hash. Packed bytes are hashed as they are.
 ///
 /// # Errors
 /// When the folder has no weights, its index does not fit them, or a file cannot be read.
@@ -27,6 +27,10 @@ pub fn weights_hash(dir: &Path) -> Result<String, ModelError> {
         hasher.update(&(shape.len() as u64).to_le_bytes());
         for extent in shape {
             hasher.update(&(*extent as u64).to_le_bytes());
+        }
+        if file.is_bytes(name)? {
+            hasher.update(&file.read_bytes(name)?);
+            continue;
         }
         for values in file.read_f32(name)?.chunks(CHUNK) {
             let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();

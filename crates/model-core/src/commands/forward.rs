@@ -1,16 +1,18 @@
 //! `model-core forward`: one batch in, logits, loss and gradients out, in the form that parity tests compare.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use burn::backend::Autodiff;
 use burn::tensor::{Int, Tensor, TensorData};
 use kernels_cubecl::{DeviceChoice, Gradients, Leaf, LmBackend, Precision, linear, linear_cross_entropy, on_device};
-use model_core::adapter::{peft_name, weights_hash};
+use model_core::adapter::{PeftTensor, weights_hash};
 use model_core::hf::names::leaf_values;
 use model_core::hf::tensor_file::Values;
-use model_core::hf::{FloatType, TensorFile, leaf_map, split_leaf, write_tensors};
-use model_core::{Decoder, ModelError, NamedLeaf, Rows};
+use model_core::hf::{FloatType, LeafMap, LoadOptions, TensorFile, leaf_map, split_leaf, write_tensors};
+use model_core::router::RouterLosses;
+use model_core::{Decoder, ModelError, NamedLeaf, Replay, Routing, Rows};
 
 /// Label of a token that is not trained.
 const IGNORED: i64 = -100;
@@ -33,9 +35,12 @@ pub(crate) struct Arguments {
     /// Adapter folder to put on the model; gradients are then the adapter's.
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
-    /// Add the router's auxiliary loss; only models with experts have one.
+    /// Add the router's load balancing loss, weighted as the model's config.json says; only models with experts have one.
     #[arg(long)]
     router_aux_loss: bool,
+    /// Keep the weights of experts in MXFP4, as the folder must have them; they are then no parameters.
+    #[arg(long)]
+    packed_experts: bool,
     /// auto, cpu or cuda:N.
     #[arg(long, default_value_t)]
     device: DeviceChoice,
@@ -59,43 +64,56 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 }
 
 fn run_on<B: LmBackend>(arguments: &Arguments, device: &B::Device) -> Result<()> {
-    ensure!(
-        !arguments.router_aux_loss,
-        "--router-aux-loss: expected a model with experts, got model_type \"llama\", which has no router; leave the flag out"
-    );
     let batch = read_batch(arguments)?;
     ensure!(
         batch.labels.is_some() || !arguments.grads,
         "--grads: expected in.labels in {}, got none; add labels or leave the flag out",
         arguments.input.display()
     );
-    let mut model = Decoder::<B>::load(&arguments.model, device)?;
+    let options = LoadOptions { packed_experts: arguments.packed_experts, ..LoadOptions::default() };
+    let mut model = Decoder::<B>::load_with(&arguments.model, options, device)?;
+    let flags = [("--router-aux-loss", arguments.router_aux_loss), ("--packed-experts", arguments.packed_experts)];
+    for (flag, set) in flags {
+        ensure!(
+            !set || model.config.experts().is_some(),
+            "{flag}: expected a model with experts, got one without a router; leave the flag out"
+        );
+    }
     if let Some(adapter) = &arguments.adapter {
         model.load_peft(adapter, &weights_hash(&arguments.model)?)?;
     }
     batch.rows.check_vocab(&model.config)?;
     check_labels(&batch, &model)?;
-    let outputs =
-        if arguments.grads { with_grads(&model, &batch, device) } else { without_grads(&model, &batch, device) };
+    let coefficient = model.config.experts().filter(|_| arguments.router_aux_loss).map_or(0.0, |e| e.balance_coef);
+    let outputs = match arguments.grads {
+        true => with_grads(&model, &batch, coefficient, device),
+        false => without_grads(&model, &batch, coefficient, device),
+    };
     write_outputs(arguments, &outputs)
 }
 
-fn without_grads<B: LmBackend>(model: &Decoder<B>, batch: &Batch, device: &B::Device) -> Outputs {
-    let hidden = model.hidden(&batch.rows.to_input(&model.config, device), false);
+fn without_grads<B: LmBackend>(model: &Decoder<B>, batch: &Batch, coefficient: f32, device: &B::Device) -> Outputs {
+    let (hidden, routed) = model.hidden_routed(&batch.rows.to_input(&model.config, device), &Replay::default());
     let mut outputs = vec![logits(hidden.clone(), model.head())];
+    let balance = balance(&routed, &batch.rows, device);
+    outputs.extend(balance.clone().map(|balance| ("out.aux_loss".to_owned(), vec![], floats(balance))));
     if let Some(labels) = &batch.labels {
         let loss = loss(hidden, model.head(), &batch.rows, labels, device);
+        let loss = with_balance(loss, balance, coefficient);
         outputs.push(("out.loss".to_owned(), vec![], floats(loss)));
     }
     outputs
 }
 
-fn with_grads<B: LmBackend>(model: &Decoder<B>, batch: &Batch, device: &B::Device) -> Outputs {
+fn with_grads<B: LmBackend>(model: &Decoder<B>, batch: &Batch, coefficient: f32, device: &B::Device) -> Outputs {
     let tracked: Decoder<Autodiff<B>> = model.to_autodiff();
-    let hidden = tracked.hidden(&batch.rows.to_input(&model.config, device), false);
+    let (hidden, routed) = tracked.hidden_routed(&batch.rows.to_input(&model.config, device), &Replay::default());
     let mut outputs = vec![logits(hidden.clone().inner(), model.head())];
     let labels = batch.labels.as_deref().unwrap_or_default();
     let loss = loss(hidden, tracked.head(), &batch.rows, labels, device);
+    let balance = balance(&routed, &batch.rows, device);
+    outputs.extend(balance.clone().map(|balance| ("out.aux_loss".to_owned(), vec![], floats(balance.inner()))));
+    let loss = with_balance(loss, balance, coefficient);
     outputs.push(("out.loss".to_owned(), vec![], floats(loss.clone().inner())));
     let grads = loss.backward();
     let gradients =
@@ -104,21 +122,39 @@ fn with_grads<B: LmBackend>(model: &Decoder<B>, batch: &Batch, device: &B::Devic
     outputs
 }
 
-/// Gradients of the model's own parameters under their Hugging Face names.
+/// The load balancing loss; `None` without experts.
+fn balance<B: LmBackend>(routed: &[Routing<B>], rows: &Rows, device: &B::Device) -> Option<Tensor<B, 1>> {
+    RouterLosses::new(routed, rows.real_tokens(device)).map(|losses| losses.balance)
+}
+
+fn with_balance<B: LmBackend>(loss: Tensor<B, 1>, balance: Option<Tensor<B, 1>>, coefficient: f32) -> Tensor<B, 1> {
+    match balance.filter(|_| coefficient > 0.0) {
+        Some(balance) => loss + balance * coefficient,
+        None => loss,
+    }
+}
+
+/// Gradients of the model's own parameters under their Hugging Face names; packed weights have none.
 fn gradients<B: LmBackend>(model: &Decoder<Autodiff<B>>, grads: &Gradients) -> Outputs {
+    let map: BTreeMap<String, LeafMap> =
+        leaf_map(&model.config).into_iter().map(|map| (map.leaf.clone(), map)).collect();
     let mut outputs = Vec::new();
-    for (named, map) in std::iter::zip(model.leaves(), leaf_map(&model.config)) {
+    for named in model.leaves() {
         let values = gradient(&named.leaf, grads);
-        let parts = split_leaf(&map, &values).into_iter();
-        outputs.extend(parts.map(|(name, shape, values)| (name, shape, values.to_vec())));
+        let parts = split_leaf(&map[&named.name], &values).into_iter();
+        outputs.extend(parts.map(|(name, shape, values)| (name, shape, values.into_owned())));
     }
     outputs
 }
 
-/// Gradients of the adapter's parameters under their names in a PEFT file.
+/// Gradients of the adapter's parameters under their names in a PEFT file and in its layout.
 fn adapter_gradients<B: LmBackend>(model: &Decoder<Autodiff<B>>, grads: &Gradients) -> Outputs {
-    let named = |leaf: NamedLeaf<_>| Some((peft_name(&leaf.name)?, leaf.leaf.dims(), gradient(&leaf.leaf, grads)));
-    model.leaves().into_iter().filter_map(named).collect()
+    let tensors = model.peft_tensors();
+    let one = |(leaf, tensor): (NamedLeaf<_>, PeftTensor)| {
+        let values = tensor.to_file(gradient(&leaf.leaf, grads));
+        (tensor.name, tensor.shape, values)
+    };
+    tensors.into_iter().map(one).collect()
 }
 
 /// Gradient of one leaf; zero when the loss does not depend on it.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use kernels_cubecl::{DeviceChoice, LmBackend, Precision, on_device};
 use model_core::generate::{Continuation, Finish, generate_watched};
+use model_core::hf::LoadOptions;
 use model_core::{Chat, ChatFormat, Decoder, Message, ModelError, Role, Sampling, Tokenizer};
 use serde_json::json;
 
@@ -32,6 +33,9 @@ pub(crate) struct Arguments {
     /// Seed of the choices.
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// Keep the weights of experts in MXFP4, as the folder must have them.
+    #[arg(long)]
+    packed_experts: bool,
     /// auto, cpu or cuda:N.
     #[arg(long, default_value_t)]
     device: DeviceChoice,
@@ -66,7 +70,8 @@ pub(crate) fn run(args: &Arguments) -> anyhow::Result<()> {
 /// What is printed.
 fn answer<B: LmBackend>(args: &Arguments, device: &B::Device) -> anyhow::Result<String> {
     let tokenizer = Tokenizer::load(&args.model)?;
-    let model = Decoder::<B>::load(&args.model, device)?;
+    let options = LoadOptions { packed_experts: args.packed_experts, ..LoadOptions::default() };
+    let model = Decoder::<B>::load_with(&args.model, options, device)?;
     tokenizer.check_vocab(model.config.vocab_size)?;
     let (prompt, stop_ids) = prompt(args, &tokenizer, &model.config.eos_ids)?;
     let sampling = Sampling {

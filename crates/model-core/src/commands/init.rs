@@ -44,7 +44,7 @@ pub(crate) struct Arguments {
 #[derive(clap::Args)]
 #[group(required = true, multiple = false)]
 struct Architecture {
-    /// A named size: 125m, 350m, 1b, 3b, 7b or 7b-wide.
+    /// A named size: 125m, 350m, 1b, 3b, 7b, 7b-wide, gpt-oss-20b or gpt-oss-120b.
     #[arg(long, value_name = "NAME")]
     preset: Option<String>,
     /// Number of blocks of a small model; everything else follows from it.

@@ -59,6 +59,17 @@ fn write_table(out: &mut impl Write, config: &ModelConfig, seq_len: usize) -> Re
     for (name, value) in rows {
         writeln!(out, "{name:<24}{value}")?;
     }
+    let Some(gpt_oss) = config.as_gpt_oss() else { return Ok(()) };
+    let experts = &gpt_oss.experts;
+    let sliding = gpt_oss.sliding.iter().filter(|slides| **slides).count();
+    for (name, value) in [
+        ("experts", format!("{} in each block, {} for a token", experts.n, experts.top_k)),
+        ("gated unit", format!("limit {}, alpha {}", experts.limit, experts.alpha)),
+        ("window", format!("{} keys in {sliding} blocks", gpt_oss.window)),
+        ("active parameters", config.active_params().to_string()),
+    ] {
+        writeln!(out, "{name:<24}{value}")?;
+    }
     Ok(())
 }
 

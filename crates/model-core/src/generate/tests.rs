@@ -40,7 +40,7 @@ fn prompt(n: u32) -> Vec<u32> {
 
 #[test]
 fn the_references_sequences_and_logits_come_out() {
-    for name in ["llama", "llama_tied"] {
+    for name in ["llama", "llama_tied", "gptoss"] {
         let model = Decoder::<Cpu>::load(&fixture(name), &Default::default()).unwrap();
         let file = TensorFile::open(&fixture(name).join("generate.safetensors")).unwrap();
         let ids = |name| file.read_i64(name).unwrap().into_iter().map(|id| id as u32).collect::<Vec<_>>();

@@ -1,6 +1,6 @@
-//! `config.json`: reading what a LLaMA-family model says of itself, refusing what we do not compute, writing our own.
+//! `config.json`: reading what a model says of itself, refusing what we do not compute, writing our own.
 //!
-//! Rotary embedding is read in both spellings, `rope_theta` with `rope_scaling` (transformers 4) and `rope_parameters`
+//! What only GPT-OSS has is in `gpt_oss.rs`. Rotary embedding is read in both spellings, `rope_theta` with `rope_scaling` (transformers 4) and `rope_parameters`
 //! (transformers 5), and written in both, so that either version opens the folder.
 
 use std::collections::BTreeMap;
@@ -8,9 +8,11 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::json::{MAX_CONFIG_BYTES, parse};
-use crate::config::ModelConfig;
+use crate::config::{Family, ModelConfig};
 use crate::error::ModelError;
 use crate::rope::{Rope, RopeScaling, Yarn};
+
+mod gpt_oss;
 
 /// Element type of a weights file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,17 +44,16 @@ impl FloatType {
 /// Largest value of a dimension; larger ones are mistakes, and their products would overflow.
 const MAX_DIMENSION: usize = 1 << 28;
 
-/// Keys whose only supported value is the one that changes nothing.
-const NEUTRAL: [(&str, &[&str]); 8] = [
+/// Keys whose only supported value is the one that changes nothing, in every family.
+const NEUTRAL: [(&str, &[&str]); 5] = [
     ("hidden_act", &["\"silu\""]),
-    ("attention_bias", &["false"]),
     ("mlp_bias", &["false"]),
     ("attention_dropout", &["0.0", "0"]),
-    ("sliding_window", &[]),
-    ("quantization_config", &[]),
     ("pretraining_tp", &["1"]),
     ("partial_rotary_factor", &["1.0", "1"]),
 ];
+/// The same for LLaMA alone.
+const NEUTRAL_LLAMA: [(&str, &[&str]); 2] = [("attention_bias", &["false"]), ("sliding_window", &[])];
 
 impl ModelConfig {
     /// Reads a Hugging Face `config.json`.
@@ -67,14 +68,19 @@ impl ModelConfig {
             return Err(ModelError::Json { what: "config.json", reason: "expected an object".to_owned() });
         };
         let keys = Keys { map: &map, within: "" };
-        keys.expect_family()?;
+        if gpt_oss::is_original(&keys) {
+            return gpt_oss::read_original(&keys);
+        }
+        let has_experts = keys.expect_family()?;
         let (d_model, n_heads) = (keys.dimension("hidden_size")?, keys.dimension("num_attention_heads")?);
         let max_seq_len = keys.dimension_or("max_position_embeddings", 2048)?;
+        let n_layers = keys.dimension("num_hidden_layers")?;
         let config = ModelConfig {
+            family: if has_experts { gpt_oss::read(&keys, n_layers)? } else { Family::Llama },
             vocab_size: keys.dimension("vocab_size")?,
             d_model,
             d_ff: keys.dimension("intermediate_size")?,
-            n_layers: keys.dimension("num_hidden_layers")?,
+            n_layers,
             n_heads,
             n_kv_heads: keys.dimension_or("num_key_value_heads", n_heads)?,
             d_head: match keys.whole("head_dim")? {
@@ -82,7 +88,7 @@ impl ModelConfig {
                 None => default_d_head(d_model, n_heads)?,
             },
             max_seq_len,
-            rope: rope(&keys, max_seq_len)?,
+            rope: rope(&keys, max_seq_len, has_experts)?,
             rms_norm_eps: keys.number("rms_norm_eps")?.unwrap_or(1e-6) as f32,
             tied: keys.boolean("tie_word_embeddings")?.unwrap_or(false),
             init_std: keys.number("initializer_range")?.unwrap_or(0.02) as f32,
@@ -101,11 +107,22 @@ impl ModelConfig {
 
     /// Writes `config.json` for weights of the given type.
     pub fn to_hf_as(&self, float: FloatType) -> String {
+        pretty(&self.hf_value(float))
+    }
+
+    /// As [`ModelConfig::to_hf_as`], for a folder whose experts are in MXFP4.
+    pub fn to_hf_packed(&self, float: FloatType) -> String {
+        let mut config = self.hf_value(float);
+        config["quantization_config"] = gpt_oss::quantisation();
+        pretty(&config)
+    }
+
+    fn hf_value(&self, float: FloatType) -> Value {
         let scaling = rope_entries(&self.rope);
         let mut parameters = scaling.clone();
         parameters.insert("rope_theta".to_owned(), json!(self.rope.theta));
         let plain = self.rope.scaling == RopeScaling::Default;
-        let config = json!({
+        let mut config = json!({
             "architectures": ["LlamaForCausalLM"],
             "attention_bias": false,
             "attention_dropout": 0.0,
@@ -133,7 +150,10 @@ impl ModelConfig {
             "use_cache": true,
             "vocab_size": self.vocab_size,
         });
-        pretty(&config)
+        if let (Family::GptOss(gpt_oss), Value::Object(map)) = (&self.family, &mut config) {
+            gpt_oss::write(gpt_oss, self, map);
+        }
+        config
     }
 }
 
@@ -181,6 +201,9 @@ pub(crate) fn validate_dimensions(config: &ModelConfig) -> Result<(), ModelError
             config.d_head.to_string(),
         ));
     }
+    if let Family::GptOss(gpt_oss) = &config.family {
+        gpt_oss::validate(gpt_oss, config)?;
+    }
     for (key, value) in [("rms_norm_eps", config.rms_norm_eps), ("initializer_range", config.init_std)] {
         if !(value > 0.0 && value < 1.0) {
             return Err(invalid(key, "a number between 0 and 1".to_owned(), value.to_string()));
@@ -212,21 +235,37 @@ impl Keys<'_> {
         if self.within.is_empty() { key.to_owned() } else { format!("{}.{key}", self.within) }
     }
 
-    fn expect_family(&self) -> Result<(), ModelError> {
+    /// Checks that the model is of a family that is computed here; true for the one with experts.
+    fn expect_family(&self) -> Result<bool, ModelError> {
+        let expected = "\"llama\" or \"gpt_oss\"";
         let Some(family) = self.get("model_type") else {
-            return Err(ModelError::ConfigMissing { key: "model_type", expected: "\"llama\"" });
+            return Err(ModelError::ConfigMissing { key: "model_type", expected });
         };
-        if family != "llama" {
-            return Err(unsupported("model_type", "\"llama\"".to_owned(), family));
-        }
-        for (key, allowed) in NEUTRAL {
+        let has_experts = match family.as_str() {
+            Some("llama") => false,
+            Some(gpt_oss::MODEL_TYPE) => true,
+            _ => return Err(unsupported("model_type", expected.to_owned(), family)),
+        };
+        let own: &[(&str, &[&str])] = if has_experts { &gpt_oss::NEUTRAL } else { &NEUTRAL_LLAMA };
+        for (key, allowed) in NEUTRAL.iter().chain(own) {
             let Some(value) = self.get(key) else { continue };
             if !allowed.contains(&value.to_string().as_str()) {
                 let expected = allowed.first().map_or("null or absent".to_owned(), |a| format!("{a} or absent"));
                 return Err(unsupported(key, expected, value));
             }
         }
-        Ok(())
+        self.expect_quantisation(if has_experts { "mxfp4" } else { "bitsandbytes" })?;
+        Ok(has_experts)
+    }
+
+    /// Quantised weights are read where they are told by their tensors; here only the method must be one that is read.
+    fn expect_quantisation(&self, method: &str) -> Result<(), ModelError> {
+        let Some(value) = self.get("quantization_config") else { return Ok(()) };
+        let got = value.get("quant_method").unwrap_or(value);
+        if got == method {
+            return Ok(());
+        }
+        Err(unsupported("quantization_config.quant_method", format!("\"{method}\", or no quantization_config"), got))
     }
 
     fn dimension(&self, key: &'static str) -> Result<usize, ModelError> {
@@ -289,7 +328,9 @@ fn default_d_head(d_model: usize, n_heads: usize) -> Result<usize, ModelError> {
 }
 
 /// Reads the rotary embedding from whichever spelling is there; both must agree.
-fn rope(keys: &Keys<'_>, max_seq_len: usize) -> Result<Rope, ModelError> {
+///
+/// Without either, GPT-OSS takes the embedding of its released models.
+fn rope(keys: &Keys<'_>, max_seq_len: usize, has_experts: bool) -> Result<Rope, ModelError> {
     let top_theta = keys.number("rope_theta")?;
     let old = rope_object(keys, "rope_scaling", top_theta, max_seq_len)?;
     let new = rope_object(keys, "rope_parameters", top_theta, max_seq_len)?;
@@ -298,6 +339,7 @@ fn rope(keys: &Keys<'_>, max_seq_len: usize) -> Result<Rope, ModelError> {
             Err(invalid("rope_parameters", format!("the same as rope_scaling, {old:?}"), format!("{new:?}")))
         }
         (Some(rope), _) | (None, Some(rope)) => Ok(rope),
+        (None, None) if has_experts && top_theta.is_none() => Ok(crate::config::GptOss::released_rope()),
         (None, None) => Ok(Rope::plain(top_theta.unwrap_or(10_000.0))),
     }
     .and_then(|rope| {

@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use kernels_cubecl::{Leaf, LmBackend};
+use kernels_cubecl::{Leaf, LmBackend, Mxfp4};
 use serde_json::{Value, json};
 
 use super::config_json::{FloatType, pretty};
 use super::json::{MAX_CONFIG_BYTES, parse};
-use super::names::{LeafMap, leaf_from_values, leaf_map, leaf_values, split_leaf};
+use super::names::{LeafMap, leaf_from_values, leaf_map, leaf_values, split_leaf, transposed};
+use super::nf4;
+use super::stored::{PackedNames, Stored, decode, encode, packed_shapes, stored};
 use super::tensor_file::{MAX_HEADER_BYTES, TensorFile, Values, write_tensors};
 use crate::config::ModelConfig;
 use crate::decoder::Decoder;
@@ -31,6 +33,8 @@ const NAMES_SHOWN: usize = 5;
 pub struct LoadOptions {
     /// Accept NaN and infinities, to look at a broken checkpoint.
     pub allow_non_finite: bool,
+    /// Keep the weights of experts in MXFP4, as the checkpoint has them; they are then no parameters.
+    pub packed_experts: bool,
 }
 
 /// How weights are written.
@@ -40,6 +44,8 @@ pub struct SaveOptions {
     pub max_shard_bytes: u64,
     /// Element type on disk.
     pub float: FloatType,
+    /// Write the weights of experts in MXFP4, rounded where they are not from there; nothing else changes.
+    pub packed_experts: bool,
 }
 
 impl<B: LmBackend> Decoder<B> {
@@ -56,25 +62,43 @@ impl<B: LmBackend> Decoder<B> {
     /// # Errors
     /// [`ModelError`] naming the file and the key or tensor.
     pub fn load_with(dir: &Path, options: LoadOptions, device: &B::Device) -> Result<Self, ModelError> {
-        Self::load_by(dir, options, &mut |leaf, values| leaf_from_values(leaf, values, device))
+        Self::load_by(dir, options, device, &mut |leaf, values| leaf_from_values(leaf, values, device))
     }
 
-    /// As [`Decoder::load_with`], each leaf made of its f32 values by `make`, in the order of [`Decoder::leaves`].
+    /// As [`Decoder::load_with`], each leaf made of its f32 values by `make`, in the order of [`Decoder::leaves`]; packed
+    /// weights go to `device` as they are.
     ///
     /// # Errors
     /// [`ModelError`] naming the file and the key or tensor.
     pub fn load_by(
         dir: &Path,
         options: LoadOptions,
+        device: &B::Device,
         make: &mut dyn FnMut(&LeafMap, Vec<f32>) -> Leaf<B>,
     ) -> Result<Self, ModelError> {
         let config = read_config(dir)?;
-        let map = leaf_map(&config);
         let weights = Weights::open(dir)?;
+        let has = |name: &str| weights.place.contains_key(name);
+        let map: Vec<(LeafMap, Stored)> = leaf_map(&config)
+            .into_iter()
+            .map(|leaf| {
+                let form = stored(&leaf, options.packed_experts, &has);
+                (leaf, form)
+            })
+            .collect();
         weights.expect_exactly(&map)?;
-        let leaves: Result<Vec<_>, ModelError> =
-            map.iter().map(|leaf| Ok(make(leaf, weights.read_leaf(leaf, options)?))).collect();
-        Ok(Decoder::from_leaves(&config, leaves?))
+        let (mut leaves, mut packed) = (Vec::with_capacity(map.len()), Vec::new());
+        for (leaf, form) in &map {
+            match form {
+                Stored::Packed(names) if options.packed_experts => {
+                    let [blocks, scales] = weights.read_packed(leaf, names)?;
+                    let dims = [leaf.dims[0], leaf.dims[1]];
+                    packed.push(Mxfp4::from_bytes(&blocks, &scales, dims, device)?);
+                }
+                form => leaves.push(make(leaf, weights.read_leaf(leaf, form, options)?)),
+            }
+        }
+        Ok(Decoder::from_packed(&config, leaves, packed))
     }
 
     /// Writes `config.json` and f32 weights into an existing folder and returns the files; the caller commits.
@@ -82,7 +106,7 @@ impl<B: LmBackend> Decoder<B> {
     /// # Errors
     /// [`ModelError::AdapterAttached`], [`ModelError::OutputExists`], [`ModelError::Io`].
     pub fn save(&self, dir: &Path, max_shard_bytes: u64) -> Result<Vec<PathBuf>, ModelError> {
-        self.save_with(dir, SaveOptions { max_shard_bytes, float: FloatType::F32 })
+        self.save_with(dir, SaveOptions { max_shard_bytes, float: FloatType::F32, packed_experts: false })
     }
 
     /// Writes `config.json` and weights into an existing folder and returns the files; the caller commits.
@@ -90,25 +114,27 @@ impl<B: LmBackend> Decoder<B> {
     /// # Errors
     /// [`ModelError::AdapterAttached`], [`ModelError::OutputExists`], [`ModelError::Io`].
     pub fn save_with(&self, dir: &Path, options: SaveOptions) -> Result<Vec<PathBuf>, ModelError> {
-        let n_adapters = self.linears().iter().flat_map(|(_, l)| &l.adapters).filter(|a| a.is_some()).count();
+        let n_adapters = self.leaves().iter().filter(|leaf| leaf.is_adapter()).count() / 2;
         if n_adapters > 0 {
             return Err(ModelError::AdapterAttached { n_adapters });
         }
-        let config_path = dir.join(CONFIG_FILE);
-        write_new(&config_path, self.config.to_hf_as(options.float).as_bytes())?;
-        let mut written = vec![config_path];
         let map = leaf_map(&self.config);
-        let shards = plan_shards(&map, options);
+        let packs = options.packed_experts && self.config.experts().is_some();
+        let shards = plan_shards(&map, options)?;
+        let config = if packs { self.config.to_hf_packed(options.float) } else { self.config.to_hf_as(options.float) };
+        let config_path = dir.join(CONFIG_FILE);
+        write_new(&config_path, config.as_bytes())?;
+        let mut written = vec![config_path];
         let mut weight_map = BTreeMap::new();
-        for (i, parts) in shards.iter().enumerate() {
+        for (i, tensors) in shards.iter().enumerate() {
             let name = shard_name(i, shards.len());
-            weight_map.extend(parts.iter().map(|(_, part)| (part.clone(), name.clone())));
+            weight_map.extend(tensors.iter().map(|tensor| (tensor.name.clone(), name.clone())));
             let path = dir.join(name);
-            self.write_shard(&path, &map, parts, options.float)?;
+            self.write_shard(&path, &map, tensors, options)?;
             written.push(path);
         }
         if shards.len() > 1 {
-            let total = self.config.n_params() * options.float.bytes() as u64;
+            let total: u64 = shards.iter().flatten().map(|tensor| tensor.bytes).sum();
             let index = json!({"metadata": {"total_size": total}, "weight_map": weight_map});
             let path = dir.join(INDEX_FILE);
             write_new(&path, pretty(&index).as_bytes())?;
@@ -121,20 +147,39 @@ impl<B: LmBackend> Decoder<B> {
         &self,
         path: &Path,
         map: &[LeafMap],
-        parts: &ShardParts,
-        float: FloatType,
+        planned: &[Planned],
+        options: SaveOptions,
     ) -> Result<(), ModelError> {
-        let leaves = self.leaves();
-        let wanted: BTreeSet<&str> = parts.iter().map(|(_, part)| part.as_str()).collect();
-        let used: BTreeSet<usize> = parts.iter().map(|(leaf, _)| *leaf).collect();
-        let values: Vec<(usize, Vec<f32>)> = used.iter().map(|i| (*i, leaf_values(leaves[*i].leaf.clone()))).collect();
-        let tensors = values
-            .iter()
-            .flat_map(|(i, values)| split_leaf(&map[*i], values))
-            .filter(|(name, _, _)| wanted.contains(name.as_str()))
-            .map(|(name, shape, values)| (name, shape, Values::Float(values)))
-            .collect();
-        write_tensors(path, tensors, float)
+        let leaves: BTreeMap<String, Leaf<B>> =
+            self.leaves().into_iter().map(|named| (named.name, named.leaf)).collect();
+        let packed: BTreeMap<String, &Mxfp4<B>> = self.packed().into_iter().collect();
+        let wanted: BTreeSet<&str> = planned.iter().map(|tensor| tensor.name.as_str()).collect();
+        let used: BTreeSet<usize> = planned.iter().map(|tensor| tensor.leaf).collect();
+        let mut floats = Vec::new();
+        let mut bytes = Vec::new();
+        for leaf in used.into_iter().map(|i| &map[i]) {
+            let in_mxfp4 = options.packed_experts && leaf.n_experts.is_some();
+            match (packed.get(&leaf.leaf), in_mxfp4) {
+                (Some(weight), true) => bytes.push((leaf, <[_; 2]>::from(weight.to_bytes()))),
+                (None, true) => bytes.push((leaf, encode(&leaf_values(leaves[&leaf.leaf].clone()), leaf)?)),
+                (Some(weight), false) => {
+                    let (blocks, scales) = weight.to_bytes();
+                    floats.push((leaf, decode(&blocks, &scales, leaf)?));
+                }
+                (None, false) => floats.push((leaf, leaf_values(leaves[&leaf.leaf].clone()))),
+            }
+        }
+        let floats: Vec<_> = floats.iter().flat_map(|(leaf, values)| split_leaf(leaf, values)).collect();
+        let mut tensors: Vec<_> =
+            floats.iter().map(|(name, shape, values)| (name.clone(), shape.clone(), Values::Float(values))).collect();
+        for (leaf, [blocks, scales]) in &bytes {
+            let names = PackedNames::hugging_face(&leaf.leaf);
+            let [of_blocks, of_scales] = packed_shapes(leaf)?;
+            tensors.push((names.blocks, of_blocks, Values::Bytes(blocks)));
+            tensors.push((names.scales, of_scales, Values::Bytes(scales)));
+        }
+        tensors.retain(|(name, ..)| wanted.contains(name.as_str()));
+        write_tensors(path, tensors, options.float)
     }
 }
 
@@ -159,26 +204,41 @@ pub fn open_weights(dir: &Path) -> Result<Vec<TensorFile>, ModelError> {
     Ok(Weights::open(dir)?.files)
 }
 
-/// Leaf number and tensor name of everything in one shard.
-type ShardParts = Vec<(usize, String)>;
+/// A tensor to be written.
+struct Planned {
+    /// Number of its leaf.
+    leaf: usize,
+    name: String,
+    bytes: u64,
+}
 
 /// Fills shards in the order of the leaves; a new one begins where the next tensor would not fit.
-fn plan_shards(map: &[LeafMap], options: SaveOptions) -> Vec<ShardParts> {
-    let mut shards: Vec<ShardParts> = vec![Vec::new()];
+fn plan_shards(map: &[LeafMap], options: SaveOptions) -> Result<Vec<Vec<Planned>>, ModelError> {
+    let mut shards: Vec<Vec<Planned>> = vec![Vec::new()];
     let mut filled = 0;
-    for (i, leaf) in map.iter().enumerate() {
-        for part in &leaf.parts {
-            let elements: usize = leaf.part_shape(part).iter().product();
-            let bytes = (elements * options.float.bytes()) as u64;
+    for (leaf, of) in map.iter().enumerate() {
+        for (name, bytes) in planned(of, options)? {
             if filled > 0 && filled + bytes > options.max_shard_bytes {
                 shards.push(Vec::new());
                 filled = 0;
             }
             filled += bytes;
-            shards.last_mut().expect("there is always a shard").push((i, part.name.clone()));
+            shards.last_mut().expect("there is always a shard").push(Planned { leaf, name, bytes });
         }
     }
-    shards
+    Ok(shards)
+}
+
+/// Names and sizes of the tensors of a leaf.
+fn planned(leaf: &LeafMap, options: SaveOptions) -> Result<Vec<(String, u64)>, ModelError> {
+    let n = |shape: &[usize]| shape.iter().product::<usize>() as u64;
+    if options.packed_experts && leaf.n_experts.is_some() {
+        let names = PackedNames::hugging_face(&leaf.leaf);
+        let [blocks, scales] = packed_shapes(leaf)?;
+        return Ok(vec![(names.blocks, n(&blocks)), (names.scales, n(&scales))]);
+    }
+    let part = |part: &super::names::Part| (part.name.clone(), n(&part.shape) * options.float.bytes() as u64);
+    Ok(leaf.parts.iter().map(part).collect())
 }
 
 fn shard_name(i: usize, n: usize) -> String {
@@ -252,8 +312,11 @@ impl Weights {
     }
 
     /// Checks that the files hold the tensors of the architecture and no others.
-    fn expect_exactly(&self, map: &[LeafMap]) -> Result<(), ModelError> {
-        let expected: BTreeSet<&str> = map.iter().flat_map(|leaf| &leaf.parts).map(|part| part.name.as_str()).collect();
+    fn expect_exactly(&self, map: &[(LeafMap, Stored)]) -> Result<(), ModelError> {
+        let mut expected: BTreeSet<&str> = map.iter().flat_map(|(_, form)| form.names()).collect();
+        let has = |name: &str| self.place.contains_key(name);
+        let beside: Vec<String> = expected.iter().flat_map(|name| nf4::companions(name, &has)).collect();
+        expected.extend(beside.iter().map(String::as_str));
         let missing: Vec<&str> = expected.iter().copied().filter(|name| !self.place.contains_key(*name)).collect();
         if !missing.is_empty() {
             let (path, n_missing, names) = (self.dir.clone(), missing.len(), shown(&missing));
@@ -267,17 +330,53 @@ impl Weights {
         Ok(())
     }
 
-    fn read_leaf(&self, leaf: &LeafMap, options: LoadOptions) -> Result<Vec<f32>, ModelError> {
-        let mut values = Vec::new();
-        for part in &leaf.parts {
-            let file = &self.files[self.place[&part.name]];
-            let rows = file.read_weight(&part.name, &leaf.part_shape(part), options.allow_non_finite)?;
-            if leaf.parts.len() == 1 {
-                return Ok(rows);
+    fn read_leaf(&self, leaf: &LeafMap, form: &Stored, options: LoadOptions) -> Result<Vec<f32>, ModelError> {
+        match form {
+            Stored::Parts(parts) => {
+                let mut values = Vec::new();
+                for part in parts {
+                    let rows = self.read_floats(&part.name, &part.shape, options)?;
+                    if parts.len() == 1 {
+                        values = rows;
+                    } else {
+                        values.extend_from_slice(&rows);
+                    }
+                }
+                Ok(match leaf.n_experts {
+                    Some(n) => transposed(&values, n, leaf.dims[1]),
+                    None => values,
+                })
             }
-            values.extend_from_slice(&rows);
+            Stored::Whole { name, shape } => self.read_floats(name, shape, options),
+            Stored::Packed(names) => {
+                let [blocks, scales] = self.read_packed(leaf, names)?;
+                let values = decode(&blocks, &scales, leaf)?;
+                self.file(&names.scales).expect_finite(&names.scales, &values, options.allow_non_finite)?;
+                Ok(values)
+            }
         }
+    }
+
+    fn file(&self, name: &str) -> &TensorFile {
+        &self.files[self.place[name]]
+    }
+
+    fn read_floats(&self, name: &str, shape: &[usize], options: LoadOptions) -> Result<Vec<f32>, ModelError> {
+        let file = self.file(name);
+        let has = |name: &str| file.contains(name);
+        if nf4::companions(name, &has).is_empty() {
+            return file.read_weight(name, shape, options.allow_non_finite);
+        }
+        let values = nf4::read(file, name, shape)?;
+        file.expect_finite(name, &values, options.allow_non_finite)?;
         Ok(values)
+    }
+
+    /// Codes and scales of packed experts.
+    fn read_packed(&self, leaf: &LeafMap, names: &PackedNames) -> Result<[Vec<u8>; 2], ModelError> {
+        let [of_blocks, of_scales] = packed_shapes(leaf)?;
+        let blocks = self.file(&names.blocks).read_packed(&names.blocks, &of_blocks)?;
+        Ok([blocks, self.file(&names.scales).read_packed(&names.scales, &of_scales)?])
     }
 }
 

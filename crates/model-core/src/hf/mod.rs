@@ -7,6 +7,8 @@ pub mod config_json;
 pub mod folder;
 pub mod json;
 pub mod names;
+mod nf4;
+mod stored;
 pub mod tensor_file;
 
 pub(crate) use config_json::validate_dimensions;

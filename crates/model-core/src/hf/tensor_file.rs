@@ -51,6 +51,8 @@ pub enum Values<'v> {
     Int(&'v [i64]),
     /// Packed words, stored as they are, as I32.
     Words(&'v [i32]),
+    /// Packed bytes, stored as they are, as U8.
+    Bytes(&'v [u8]),
 }
 
 impl TensorFile {
@@ -134,18 +136,20 @@ impl TensorFile {
     /// As [`TensorFile::read_f32`], [`ModelError::TensorShape`], and without `allow_non_finite`
     /// [`ModelError::TensorNonFinite`].
     pub fn read_weight(&self, name: &str, shape: &[usize], allow_non_finite: bool) -> Result<Vec<f32>, ModelError> {
-        let got = self.shape(name)?;
-        if got != shape {
-            let (expected, got) = (shape.to_vec(), got.to_vec());
-            return Err(ModelError::TensorShape { path: self.path.clone(), tensor: name.to_owned(), expected, got });
-        }
+        self.expect_shape(name, shape)?;
         let values = self.read_f32(name)?;
+        self.expect_finite(name, &values, allow_non_finite)?;
+        Ok(values)
+    }
+
+    /// Refuses values of tensor `name` that are not finite.
+    pub(super) fn expect_finite(&self, name: &str, values: &[f32], allow_non_finite: bool) -> Result<(), ModelError> {
         match values.iter().position(|v| !v.is_finite()) {
             Some(index) if !allow_non_finite => {
                 let (path, value) = (self.path.clone(), values[index]);
                 Err(ModelError::TensorNonFinite { path, tensor: name.to_owned(), index, value })
             }
-            _ => Ok(values),
+            _ => Ok(()),
         }
     }
 
@@ -177,6 +181,44 @@ impl TensorFile {
             Dtype::I32 => self.read_values::<i32>(info, n),
             other => Err(self.wrong_type(name, "I32", other)),
         }
+    }
+
+    /// Whether a tensor is of bytes, as packed weights are.
+    ///
+    /// # Errors
+    /// [`ModelError::TensorMissing`].
+    pub fn is_bytes(&self, name: &str) -> Result<bool, ModelError> {
+        Ok(self.info(name)?.dtype == Dtype::U8)
+    }
+
+    /// Reads a U8 tensor.
+    ///
+    /// # Errors
+    /// [`ModelError::TensorMissing`], [`ModelError::TensorDtype`], [`ModelError::Io`].
+    pub fn read_bytes(&self, name: &str) -> Result<Vec<u8>, ModelError> {
+        let info = self.info(name)?;
+        match info.dtype {
+            Dtype::U8 => self.read_values::<u8>(info, info.shape.iter().product()),
+            other => Err(self.wrong_type(name, "U8", other)),
+        }
+    }
+
+    /// As [`TensorFile::read_bytes`], of a known shape.
+    ///
+    /// # Errors
+    /// As [`TensorFile::read_bytes`], and [`ModelError::TensorShape`].
+    pub fn read_packed(&self, name: &str, shape: &[usize]) -> Result<Vec<u8>, ModelError> {
+        self.expect_shape(name, shape)?;
+        self.read_bytes(name)
+    }
+
+    fn expect_shape(&self, name: &str, shape: &[usize]) -> Result<(), ModelError> {
+        let got = self.shape(name)?;
+        if got == shape {
+            return Ok(());
+        }
+        let (expected, got) = (shape.to_vec(), got.to_vec());
+        Err(ModelError::TensorShape { path: self.path.clone(), tensor: name.to_owned(), expected, got })
     }
 
     fn info(&self, name: &str) -> Result<&TensorInfo, ModelError> {
@@ -217,6 +259,7 @@ pub fn write_tensors(
     let dtype = |values: &Values<'_>| match (values, float) {
         (Values::Int(_), _) => Dtype::I64,
         (Values::Words(_), _) => Dtype::I32,
+        (Values::Bytes(_), _) => Dtype::U8,
         (Values::Float(_), FloatType::F32) => Dtype::F32,
         (Values::Float(_), FloatType::Bf16) => Dtype::BF16,
     };
@@ -246,6 +289,7 @@ impl Values<'_> {
             Values::Float(values) => values.len(),
             Values::Int(values) => values.len(),
             Values::Words(values) => values.len(),
+            Values::Bytes(values) => values.len(),
         }
     }
 }
@@ -269,6 +313,7 @@ fn write_file(
             (Values::Float(values), FloatType::F32) => out.write_all(bytemuck::cast_slice(values)).map_err(io)?,
             (Values::Int(values), _) => out.write_all(bytemuck::cast_slice(values)).map_err(io)?,
             (Values::Words(values), _) => out.write_all(bytemuck::cast_slice(values)).map_err(io)?,
+            (Values::Bytes(values), _) => out.write_all(values).map_err(io)?,
             (Values::Float(values), FloatType::Bf16) => {
                 for chunk in values.chunks(WRITE_CHUNK) {
                     let narrow: Vec<u16> = chunk.iter().map(|v| bf16::from_f32(*v).to_bits()).collect();

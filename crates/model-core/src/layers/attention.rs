@@ -13,6 +13,10 @@ pub struct Attention<B: Backend> {
     pub qkv: Linear<B>,
     /// `[d_model, n_heads · d_head]`.
     pub output: Linear<B>,
+    /// One more logit per query head, `[n_heads]`, that takes part in the softmax and carries no value.
+    pub sinks: Option<Tensor<B, 1>>,
+    /// Keys that a query sees, its own included; `None` for all of its document.
+    pub window: Option<usize>,
     /// How one row of the fused projection is laid out.
     pub heads: HeadLayout,
     /// Factor on the scores.
@@ -28,12 +32,12 @@ impl<B: LmBackend> Attention<B> {
         rope_qkv(self.qkv.forward(x), cos, sin, self.heads)
     }
 
-    /// Attention over whole rows.
+    /// Attention over whole rows; `spans` are those of the window where there is one.
     ///
     /// # Shapes
     /// `x` and the result are `[b, t, d_model]`.
     pub fn forward(&self, x: Tensor<B, 3>, cos: Tensor<B, 3>, sin: Tensor<B, 3>, spans: &Spans<B>) -> Tensor<B, 3> {
         let qkv = self.project(x, cos, sin);
-        self.output.forward(attention(qkv, spans, None, self.heads, self.scale))
+        self.output.forward(attention(qkv, spans, self.sinks.clone(), self.heads, self.scale))
     }
 }

@@ -1,12 +1,13 @@
-//! One transformer block: attention and MLP, each behind a normalisation and added to the residual stream.
+//! One transformer block: attention and a mixer of channels, each behind a normalisation and added to the residual stream.
 
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
-use kernels_cubecl::{Leaf, LmBackend};
+use kernels_cubecl::{Leaf, LmBackend, Mxfp4};
 
 use super::attention::Attention;
+use super::feed_forward::FeedForward;
 use super::linear::{Linear, Segment};
-use super::mlp::Mlp;
+use super::moe::Routing;
 use super::norm::RmsNorm;
 use crate::config::ModelConfig;
 use crate::leaves::{LeafReader, NamedLeaf};
@@ -18,10 +19,10 @@ pub struct Block<B: Backend> {
     pub attention_norm: RmsNorm<B>,
     /// Mixes positions.
     pub attention: Attention<B>,
-    /// Before the MLP.
+    /// Before the mixer of channels.
     pub mlp_norm: RmsNorm<B>,
     /// Mixes channels.
-    pub mlp: Mlp<B>,
+    pub mlp: FeedForward<B>,
 }
 
 /// What flows between blocks: the last layer's output and the residual stream that it still has to be added to.
@@ -33,20 +34,23 @@ pub struct Flow<B: Backend> {
     pub x: Tensor<B, 3>,
     /// The stream before that output; `None` right after the embedding.
     pub residual: Option<Tensor<B, 3>>,
+    /// Where mixtures of experts have sent the tokens, block by block; empty without experts.
+    pub routed: Vec<Routing<B>>,
 }
 
 impl<B: LmBackend> Flow<B> {
     /// A stream that begins with `x`.
     pub fn start(x: Tensor<B, 3>) -> Self {
-        Flow { x, residual: None }
+        Flow { x, residual: None, routed: Vec::new() }
     }
 
-    /// The stream as one tensor.
-    pub fn sum(self) -> Tensor<B, 3> {
-        match self.residual {
+    /// The stream as one tensor, and where its tokens were sent.
+    pub fn sum(self) -> (Tensor<B, 3>, Vec<Routing<B>>) {
+        let sum = match self.residual {
             Some(residual) => self.x + residual,
             None => self.x,
-        }
+        };
+        (sum, self.routed)
     }
 
     /// The stream so far and its normalised rows.
@@ -60,54 +64,66 @@ impl<B: LmBackend> Flow<B> {
 
 impl<B: LmBackend> Block<B> {
     /// Runs the block; `attend` is how positions are mixed, so that a cache can take the place of whole rows.
-    pub fn forward<F>(&self, flow: Flow<B>, attend: F) -> Flow<B>
+    pub fn forward<F>(&self, mut flow: Flow<B>, attend: F) -> Flow<B>
     where
         F: FnOnce(&Attention<B>, Tensor<B, 3>) -> Tensor<B, 3>,
     {
+        let mut routed = std::mem::take(&mut flow.routed);
         let (residual, normed) = flow.normalise(&self.attention_norm);
         let mixed = attend(&self.attention, normed);
         let (residual, normed) = self.mlp_norm.forward_add(mixed, residual);
-        Flow { x: self.mlp.forward(normed), residual: Some(residual) }
+        let (x, routing) = self.mlp.forward(normed);
+        routed.extend(routing);
+        Flow { x, residual: Some(residual), routed }
     }
 
-    /// The projections with the part of the block they live in, for adapters.
-    pub fn linears(&self) -> [(&'static str, &Linear<B>); 4] {
-        let Block { attention, mlp, .. } = self;
-        [("self_attn", &attention.qkv), ("self_attn", &attention.output), ("mlp", &mlp.gate_up), ("mlp", &mlp.down)]
+    /// The projections with the part of the block they live in, for adapters; experts are not among them.
+    pub fn linears(&self) -> Vec<(&'static str, &Linear<B>)> {
+        let mut out = vec![("self_attn", &self.attention.qkv), ("self_attn", &self.attention.output)];
+        if let FeedForward::Dense(mlp) = &self.mlp {
+            out.extend([("mlp", &mlp.gate_up), ("mlp", &mlp.down)]);
+        }
+        out
     }
 
     /// As [`Block::linears`], to change them.
-    pub fn linears_mut(&mut self) -> [(&'static str, &mut Linear<B>); 4] {
-        let Block { attention, mlp, .. } = self;
-        [
-            ("self_attn", &mut attention.qkv),
-            ("self_attn", &mut attention.output),
-            ("mlp", &mut mlp.gate_up),
-            ("mlp", &mut mlp.down),
-        ]
+    pub fn linears_mut(&mut self) -> Vec<(&'static str, &mut Linear<B>)> {
+        let mut out = vec![("self_attn", &mut self.attention.qkv), ("self_attn", &mut self.attention.output)];
+        if let FeedForward::Dense(mlp) = &mut self.mlp {
+            out.extend([("mlp", &mut mlp.gate_up), ("mlp", &mut mlp.down)]);
+        }
+        out
     }
 
-    /// A block without adapters, from leaves in the order of [`Block::collect`].
-    pub(crate) fn from_leaves(config: &ModelConfig, leaves: &mut LeafReader<B>) -> Self {
+    /// The weights of experts that are packed, in the order in which a [`LeafReader`] hands them out.
+    pub fn packed(&self) -> Vec<&Mxfp4<B>> {
+        let experts = self.mlp.moe().map(|moe| [&moe.gate_up, &moe.down]);
+        experts.into_iter().flatten().filter_map(|experts| experts.packed()).collect()
+    }
+
+    /// Block `layer` without adapters, from leaves in the order of [`Block::collect`].
+    pub(crate) fn from_leaves(config: &ModelConfig, layer: usize, leaves: &mut LeafReader<B>) -> Self {
         let (heads, eps) = (config.heads(), config.rms_norm_eps);
         let (q_rows, kv_rows) = (heads.q_width(), heads.kv_width());
-        let one = |name, rows| vec![Segment::new(name, rows)];
         let qkv =
             vec![Segment::new("q_proj", q_rows), Segment::new("k_proj", kv_rows), Segment::new("v_proj", kv_rows)];
-        let gate_up = vec![Segment::new("gate_proj", config.d_ff), Segment::new("up_proj", config.d_ff)];
+        let biased = config.as_gpt_oss().is_some();
+        let linear = |leaves: &mut LeafReader<B>, segments| {
+            let weight = leaves.matrix();
+            Linear::new(weight, biased.then(|| leaves.vector()), segments)
+        };
         Block {
             attention_norm: RmsNorm { gamma: leaves.vector(), eps },
             attention: Attention {
-                qkv: Linear::new(leaves.matrix(), qkv),
-                output: Linear::new(leaves.matrix(), one("o_proj", config.d_model)),
+                qkv: linear(leaves, qkv),
+                output: linear(leaves, vec![Segment::new("o_proj", config.d_model)]),
+                sinks: biased.then(|| leaves.vector()),
+                window: config.window(layer),
                 heads,
                 scale: config.attention_scale(),
             },
             mlp_norm: RmsNorm { gamma: leaves.vector(), eps },
-            mlp: Mlp {
-                gate_up: Linear::new(leaves.matrix(), gate_up),
-                down: Linear::new(leaves.matrix(), one("down_proj", config.d_model)),
-            },
+            mlp: FeedForward::from_leaves(config, leaves),
         }
     }
 
@@ -117,9 +133,9 @@ impl<B: LmBackend> Block<B> {
         out.push(NamedLeaf::vector(format!("{prefix}.input_layernorm.weight"), &self.attention_norm.gamma));
         self.attention.qkv.collect(&attention, "qkv_proj", out);
         self.attention.output.collect(&attention, "o_proj", out);
+        out.extend(self.attention.sinks.iter().map(|sinks| NamedLeaf::vector(format!("{attention}.sinks"), sinks)));
         out.push(NamedLeaf::vector(format!("{prefix}.post_attention_layernorm.weight"), &self.mlp_norm.gamma));
-        self.mlp.gate_up.collect(&mlp, "gate_up_proj", out);
-        self.mlp.down.collect(&mlp, "down_proj", out);
+        self.mlp.collect(&mlp, out);
     }
 
     /// Everything that a pass over the block hands gradients to: the parameters in the order of [`Block::collect`], then the
@@ -133,7 +149,8 @@ impl<B: LmBackend> Block<B> {
 
     /// The same block with other values; reads in the order of [`Block::tracked_leaves`].
     pub(crate) fn with_tracked_leaves(&self, leaves: Vec<Leaf<B>>) -> Self {
-        let mut leaves = LeafReader::new(leaves);
+        let packed = self.packed().into_iter().cloned().collect();
+        let mut leaves = LeafReader::new(leaves).with_packed(packed);
         let mut block = self.rebuild(&mut leaves);
         for ((_, linear), (_, before)) in block.linears_mut().into_iter().zip(self.linears()) {
             linear.history = before.history.as_ref().map(|_| leaves.matrix());
@@ -150,11 +167,13 @@ impl<B: LmBackend> Block<B> {
             attention: Attention {
                 qkv: self.attention.qkv.rebuild(leaves),
                 output: self.attention.output.rebuild(leaves),
+                sinks: self.attention.sinks.as_ref().map(|_| leaves.vector()),
+                window: self.attention.window,
                 heads: self.attention.heads,
                 scale: self.attention.scale,
             },
             mlp_norm: RmsNorm { gamma: leaves.vector(), eps: self.mlp_norm.eps },
-            mlp: Mlp { gate_up: self.mlp.gate_up.rebuild(leaves), down: self.mlp.down.rebuild(leaves) },
+            mlp: self.mlp.rebuild(leaves),
         }
     }
 }

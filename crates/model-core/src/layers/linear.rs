@@ -1,8 +1,8 @@
-//! A bias-free projection made of named row blocks, each with a slot for a low-rank adapter.
+//! A projection made of named row blocks, each with a slot for a low-rank adapter.
 
 use burn::tensor::backend::Backend;
 use burn::tensor::{Tensor, TensorData};
-use kernels_cubecl::{Fp8, LmBackend, linear, linear_fp8};
+use kernels_cubecl::{Fp8, LmBackend, linear, linear_bias, linear_fp8};
 
 use crate::leaves::{LeafReader, NamedLeaf};
 use crate::random::Stream;
@@ -23,11 +23,13 @@ impl Segment {
     }
 }
 
-/// `y = x · Wᵀ`, where the rows of `W` are the segments one after the other, plus the adapters' contributions.
+/// `y = x · Wᵀ + bias`, where the rows of `W` are the segments one after the other, plus the adapters' contributions.
 #[derive(Clone, Debug)]
 pub struct Linear<B: Backend> {
     /// `[rows of all segments, in]`.
     pub weight: Tensor<B, 2>,
+    /// Added to every row, one number per output row; `None` adds nothing.
+    pub bias: Option<Tensor<B, 1>>,
     /// The row blocks, in order.
     pub segments: Vec<Segment>,
     /// One slot per segment.
@@ -63,12 +65,13 @@ impl<B: LmBackend> Linear<B> {
     /// A projection without adapters.
     ///
     /// # Panics
-    /// When the segments do not add up to the rows of `weight`.
-    pub fn new(weight: Tensor<B, 2>, segments: Vec<Segment>) -> Self {
+    /// When the segments do not add up to the rows of `weight`, or the bias has another length.
+    pub fn new(weight: Tensor<B, 2>, bias: Option<Tensor<B, 1>>, segments: Vec<Segment>) -> Self {
         let rows: usize = segments.iter().map(|s| s.rows).sum();
         assert_eq!(weight.dims()[0], rows, "segments {segments:?} and weight {:?} differ in rows", weight.dims());
+        assert!(bias.iter().all(|bias| bias.dims() == [rows]), "a bias of another length than the {rows} rows");
         let adapters = segments.iter().map(|_| None).collect();
-        Linear { weight, segments, adapters, fp8: None, history: None }
+        Linear { weight, bias, segments, adapters, fp8: None, history: None }
     }
 
     /// Applies the projection.
@@ -82,11 +85,15 @@ impl<B: LmBackend> Linear<B> {
         self.product(x.clone()) + self.adapter_update(x)
     }
 
-    /// `x · Wᵀ`.
+    /// `x · Wᵀ + bias`.
     fn product(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
-        match self.fp8 {
-            None => linear(x, self.weight.clone()),
-            Some(mode) => linear_fp8(x, self.weight.clone(), self.history.clone(), mode),
+        match (self.fp8, self.bias.clone()) {
+            (None, None) => linear(x, self.weight.clone()),
+            (None, Some(bias)) => linear_bias(x, self.weight.clone(), bias),
+            (Some(mode), None) => linear_fp8(x, self.weight.clone(), self.history.clone(), mode),
+            (Some(mode), Some(bias)) => {
+                linear_fp8(x, self.weight.clone(), self.history.clone(), mode) + bias.unsqueeze()
+            }
         }
     }
 
@@ -107,9 +114,10 @@ impl<B: LmBackend> Linear<B> {
         if parts.len() == 1 { parts.into_iter().next().expect("one part") } else { Tensor::cat(parts, 2) }
     }
 
-    /// Appends the parameters: the fused weight called `{prefix}.{fused}.weight`, then each adapter's A and B.
+    /// Appends the parameters: the fused weight called `{prefix}.{fused}.weight`, its bias, then each adapter's A and B.
     pub(crate) fn collect(&self, prefix: &str, fused: &str, out: &mut Vec<NamedLeaf<B>>) {
         out.push(NamedLeaf::matrix(format!("{prefix}.{fused}.weight"), &self.weight));
+        out.extend(self.bias.iter().map(|bias| NamedLeaf::vector(format!("{prefix}.{fused}.bias"), bias)));
         for (segment, adapter) in std::iter::zip(&self.segments, &self.adapters) {
             let Some(lora) = adapter else { continue };
             for (letter, value) in [("A", &lora.a), ("B", &lora.b)] {
@@ -121,7 +129,8 @@ impl<B: LmBackend> Linear<B> {
     /// The same layer with other values and no history, possibly on another backend; reads in the order of
     /// [`Linear::collect`].
     pub(crate) fn rebuild<C: LmBackend>(&self, leaves: &mut LeafReader<C>) -> Linear<C> {
-        let mut layer = Linear { fp8: self.fp8, ..Linear::new(leaves.matrix(), self.segments.clone()) };
+        let (weight, bias) = (leaves.matrix(), self.bias.as_ref().map(|_| leaves.vector()));
+        let mut layer = Linear { fp8: self.fp8, ..Linear::new(weight, bias, self.segments.clone()) };
         for (slot, lora) in std::iter::zip(&mut layer.adapters, &self.adapters) {
             *slot = lora.as_ref().map(|l| Lora {
                 a: leaves.matrix(),

@@ -2,12 +2,16 @@
 
 pub mod attention;
 pub mod block;
+pub mod feed_forward;
 pub mod linear;
 pub mod mlp;
+pub mod moe;
 pub mod norm;
 
 pub use attention::Attention;
 pub use block::Block;
+pub use feed_forward::FeedForward;
 pub use linear::{Linear, Lora, Segment};
 pub use mlp::Mlp;
+pub use moe::{ExpertLinear, ExpertLora, ExpertWeight, Moe, Routing};
 pub use norm::RmsNorm;

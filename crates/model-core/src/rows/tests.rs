@@ -19,6 +19,14 @@ fn packed_documents_see_only_themselves() {
 }
 
 #[test]
+fn a_window_counts_the_query_itself_and_stays_in_the_document() {
+    let rows = Rows::from_segments(1, 8, vec![1; 8], vec![0, 0, 0, 0, 1, 1, 1, -1]).unwrap();
+    let (start, end) = rows.spans();
+    assert_eq!(windowed(&start, &end, 2), [0, 0, 1, 2, 4, 4, 5, 5]);
+    assert_eq!(windowed(&start, &end, 8), start);
+}
+
+#[test]
 fn padding_is_never_seen() {
     let rows = Rows::from_segments(1, 5, vec![1; 5], vec![0, 0, -1, -1, -1]).unwrap();
     assert_eq!(spans(&rows), [(0, 1), (0, 2), (0, 2), (0, 2), (0, 2)]);

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 
 use gates::artifact::read_bounded;
-use kernels_cubecl::{Cpu, LmBackend};
+use kernels_cubecl::{Cpu, LmBackend, Mxfp4};
 use model_core::hf::{FloatType, SaveOptions, generation_config};
-use model_core::{Decoder, LoraConfig};
+use model_core::{Decoder, LoraConfig, NamedLeaf};
 
 use super::store::CheckpointStore;
 use crate::optim::{Optimizer, hollow, leaf_to_host};
@@ -96,10 +96,12 @@ impl Drop for Checkpointer {
 /// A copy of what a checkpoint holds on the host; in the place of a frozen base stands nothing.
 fn to_host<B: LmBackend>(parts: &Parts<B>, files: &ModelFiles) -> Parts<Cpu> {
     let whole = matches!(files, ModelFiles::Full);
-    let model = parts.model.map_backend(&mut |named| match whole || named.trainable {
+    let mut leaf = |named: &NamedLeaf<B>| match whole || named.trainable {
         true => leaf_to_host(&named.leaf),
         false => hollow(&named.leaf, &Default::default()),
-    });
+    };
+    // Packed weights never train, so that a whole model has none.
+    let model = parts.model.map_backend(&mut leaf, &mut |_| Mxfp4::empty(&Default::default()));
     let (optimizer, scaling) = (parts.optimizer.to_host(), parts.scaling.to_host());
     Parts { model, optimizer, scaling, device: Default::default() }
 }
@@ -121,7 +123,8 @@ impl CheckpointWriter {
     fn fill<B: LmBackend>(&self, parts: &Parts<B>, state: &TrainState, dir: &Path) -> Result<(), TrainError> {
         match &self.files {
             ModelFiles::Full => {
-                let options = SaveOptions { max_shard_bytes: MAX_SHARD_BYTES, float: self.float };
+                let options =
+                    SaveOptions { max_shard_bytes: MAX_SHARD_BYTES, float: self.float, packed_experts: false };
                 drop(parts.model.save_with(dir, options)?);
             }
             ModelFiles::Adapter { config, base_hash } => drop(parts.model.save_peft(dir, config, base_hash)?),
@@ -201,9 +204,7 @@ pub fn load_parts<B: LmBackend>(
         ModelFiles::Full => Decoder::load(dir, &device)?,
         ModelFiles::Adapter { base_hash, .. } => {
             let mut model = base;
-            for (_, linear) in model.linears_mut() {
-                linear.adapters.fill(None);
-            }
+            model.detach_lora();
             model.load_peft(dir, base_hash)?;
             model
         }

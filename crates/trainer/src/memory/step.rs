@@ -31,6 +31,8 @@ pub struct AdapterShape {
     pub rank: u64,
     /// Whether elements are dropped in training, which keeps a mask and a masked copy of every input.
     pub dropout: bool,
+    /// Whether the frozen weights of experts stay in MXFP4.
+    pub packed_experts: bool,
 }
 
 /// What decides the sizes of a step.
@@ -119,12 +121,15 @@ enum Keep {
     Nothing,
 }
 
-/// A projection: output rows, inputs, parts with an adapter of their own.
+/// A projection: output rows, inputs, parts with an adapter of their own, rows that go through it, and how many matrices
+/// share them: one, or one for each expert.
 #[derive(Clone, Copy)]
 struct Projection {
     out: u64,
     input: u64,
     parts: u64,
+    rows: u64,
+    matrices: u64,
 }
 
 struct Step<'a> {
@@ -150,6 +155,10 @@ struct Step<'a> {
     lse: u64,
     row: u64,
     projections: [Projection; 4],
+    /// Bytes of the tokens' rows in the order of the experts; 0 for a plain MLP.
+    routed: u64,
+    /// Biases, sinks and the router of a block.
+    beside: u64,
 }
 
 const QKV: usize = 0;
@@ -162,7 +171,12 @@ impl<'a> Step<'a> {
         let heads = model.heads();
         let [d, f, q, w] = [model.d_model, model.d_ff, heads.q_width(), heads.width()].map(|n| n as u64);
         let (m, e) = (shapes.tokens, shapes.element);
-        let projection = |out, input, parts| Projection { out, input, parts };
+        let experts = model.experts();
+        let [n, top_k] = experts.map_or([1, 1], |experts| [experts.n as u64, experts.top_k as u64]);
+        let projection = |out, input, parts| Projection { out, input, parts, rows: m, matrices: 1 };
+        let expert = |out, input, parts| Projection { rows: m * top_k, matrices: n, ..projection(out, input, parts) };
+        // Experts have one adapter for gate and up together.
+        let gate_up_parts = if experts.is_some() { 1 } else { 2 };
         Self {
             shapes,
             pool: Pool::default(),
@@ -177,11 +191,13 @@ impl<'a> Step<'a> {
             stream: m * d * e,
             qkv: m * w * e,
             mixed: m * q * e,
-            gate_up: 2 * m * f * e,
-            product: m * f * e,
+            gate_up: 2 * m * top_k * f * e,
+            product: m * top_k * f * e,
             lse: m * model.n_heads as u64 * FLOAT,
             row: m * FLOAT,
-            projections: [projection(w, d, 3), projection(d, q, 1), projection(2 * f, d, 2), projection(d, f, 1)],
+            projections: [projection(w, d, 3), projection(d, q, 1), expert(2 * f, d, gate_up_parts), expert(d, f, 1)],
+            routed: experts.map_or(0, |_| m * top_k * d * e),
+            beside: experts.map_or(0, |_| w + d + model.n_heads as u64 + n * (d + 1) + n * (2 * f + d)),
         }
     }
 
@@ -271,7 +287,7 @@ impl<'a> Step<'a> {
             self.give([self.stream]);
         }
         self.linear(QKV, self.qkv, keep);
-        self.release(self.stream, all);
+        self.release_of(QKV, self.stream, all);
         self.take([self.mixed, self.lse]);
         if !all {
             self.give([self.qkv, self.lse]);
@@ -285,28 +301,42 @@ impl<'a> Step<'a> {
         if !all {
             self.give([self.row, self.row]);
         }
+        let [input, output] = if self.routed > 0 { [self.routed; 2] } else { [self.stream; 2] };
+        if self.routed > 0 {
+            self.take([self.routed]);
+            // A router that trains keeps what it read.
+            if !all || !self.full() {
+                self.give([self.stream]);
+            }
+        }
         self.linear(GATE_UP, self.gate_up, keep);
-        self.release(self.stream, all);
+        self.release_of(GATE_UP, input, all);
         self.take([self.product]);
         if !all {
             self.give([self.gate_up]);
         }
-        self.linear(DOWN, self.stream, keep);
-        self.release(self.product, all);
+        self.linear(DOWN, output, keep);
+        self.release_of(DOWN, self.product, all);
+        if self.routed > 0 {
+            // The weighted sum keeps what it sums.
+            self.take([self.stream]);
+            if !all {
+                self.give([self.routed]);
+            }
+        }
     }
 
-    /// Lets the input of a projection go, unless the projection keeps it as it is.
-    fn release(&mut self, input: u64, keep: bool) {
-        if !keep || self.shapes.fp8 {
+    /// Lets the input of a projection go, unless the projection keeps it as it is; experts are never in FP8.
+    fn release_of(&mut self, which: usize, input: u64, keep: bool) {
+        if !keep || (self.shapes.fp8 && self.projections[which].matrices == 1) {
             self.give([input]);
         }
     }
 
     /// A projection of the blocks with the result `y`.
     fn linear(&mut self, which: usize, y: u64, keep: Keep) {
-        let Projection { out, input, parts } = self.projections[which];
-        let m = self.shapes.tokens;
-        if self.shapes.fp8 {
+        let Projection { out, input, parts, rows: m, matrices } = self.projections[which];
+        if self.shapes.fp8 && matrices == 1 {
             self.take([m * input, m * input, out * input, y]);
             self.give([m * input, out * input]);
             if keep == Keep::Nothing {
@@ -315,7 +345,7 @@ impl<'a> Step<'a> {
         } else {
             self.take([y]);
         }
-        let Some(AdapterShape { rank, dropout }) = self.shapes.adapter else { return };
+        let Some(AdapterShape { rank, dropout, .. }) = self.shapes.adapter else { return };
         // What the adapters add, joined, and the sum.
         self.passing([y, y]);
         for size in adapter_states(m, input, rank, self.shapes.element, dropout) {
@@ -398,11 +428,28 @@ impl<'a> Step<'a> {
 
     /// One block, from the gradient of its result to that of its input.
     fn backward(&mut self) {
+        if self.routed > 0 {
+            self.take([self.routed]);
+            self.give([self.routed]);
+        }
         self.linear_backward(DOWN, self.product, true);
         self.take([self.gate_up]);
         self.give([self.gate_up, self.product]);
-        self.linear_backward(GATE_UP, self.stream, true);
+        if self.routed > 0 {
+            self.give([self.routed]);
+            self.linear_backward(GATE_UP, self.routed, true);
+            self.take([self.stream]);
+            self.give([self.routed]);
+            if self.full() {
+                self.give([self.stream]);
+            }
+        } else {
+            self.linear_backward(GATE_UP, self.stream, true);
+        }
         self.give([self.gate_up]);
+        if self.full() {
+            self.gradient(self.beside);
+        }
         // The gradient that came is the carry.
         self.norm_backward();
         self.give([self.stream]);
@@ -417,17 +464,16 @@ impl<'a> Step<'a> {
 
     /// Gradients of a projection; `own` where the saved input is nobody else's.
     fn linear_backward(&mut self, which: usize, dx: u64, own: bool) {
-        let Projection { out, input, parts } = self.projections[which];
-        let m = self.shapes.tokens;
-        if let Some(AdapterShape { rank, dropout }) = self.shapes.adapter {
+        let Projection { out, input, parts, rows: m, matrices } = self.projections[which];
+        if let Some(AdapterShape { rank, dropout, .. }) = self.shapes.adapter {
             self.passing([m * out * self.shapes.element, dx]);
             for size in adapter_states(m, input, rank, self.shapes.element, dropout) {
                 (0..parts).for_each(|_| self.give([size]));
             }
-            self.gradient(rank * input * parts);
-            self.gradient(rank * out);
+            self.gradient(rank * input * parts * matrices);
+            self.gradient(rank * out * matrices);
         }
-        if self.shapes.fp8 {
+        if self.shapes.fp8 && matrices == 1 {
             self.take([m * out, m * out, out * input, dx]);
             self.give([out * input]);
             if self.full() {
@@ -437,7 +483,7 @@ impl<'a> Step<'a> {
             return;
         }
         if self.full() {
-            self.gradient(out * input);
+            self.gradient(out * input * matrices);
         }
         if own {
             self.give([m * input * self.shapes.element]);

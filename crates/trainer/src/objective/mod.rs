@@ -2,16 +2,18 @@
 
 mod next_token;
 mod preference;
+mod router;
 
 use burn::backend::Autodiff;
 use burn::tensor::{DType, Int, Tensor, TensorData, backend::Backend};
 use kernels_cubecl::LmBackend;
-use model_core::{Decoder, Replay};
+use model_core::{Decoder, Replay, Routing};
 
 use crate::{MicroBatch, TrainError};
 
 pub use next_token::NextToken;
 pub use preference::{Preference, PreferenceLoss, pair_losses, reference_logprobs};
+pub use router::RouterWeights;
 
 /// A named sum over units; the value that is shown is `sum / units`.
 #[derive(Clone, Debug, PartialEq)]
@@ -98,10 +100,20 @@ fn hidden_md<B: LmBackend>(
     replay: &Replay,
     device: &B::Device,
 ) -> Tensor<B, 2> {
+    hidden_routed(model, batch, replay, device).0
+}
+
+/// Hidden states of all rows as a matrix `[m, d]`, and where each mixture of experts sent the tokens.
+fn hidden_routed<B: LmBackend>(
+    model: &Decoder<B>,
+    batch: &MicroBatch,
+    replay: &Replay,
+    device: &B::Device,
+) -> (Tensor<B, 2>, Vec<Routing<B>>) {
     let input = batch.rows.to_input::<B>(&model.config, device);
-    let hidden = if replay.blocks > 0 { model.hidden_recomputed(&input, replay) } else { model.hidden(&input, false) };
+    let (hidden, routed) = model.hidden_routed(&input, replay);
     let [b, t, d] = hidden.dims();
-    hidden.reshape([b * t, d])
+    (hidden.reshape([b * t, d]), routed)
 }
 
 /// Labels as a device tensor `[m]`.

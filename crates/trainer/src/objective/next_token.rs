@@ -1,12 +1,15 @@
 //! Next-token prediction: pretraining, supervised fine-tuning and adapters differ only in their label weights.
 //!
-//! Per micro-batch the loss is `Σ w·(nll + z_loss·lse²)` over the labels; its units are `Σ w`.
+//! Per micro-batch the loss is `Σ w·(nll + z_loss·lse²)` over the labels; its units are `Σ w`. A model with experts adds the
+//! weighted losses of its routers, which are means over tokens, times the units.
 
 use burn::backend::Autodiff;
+use burn::tensor::Tensor;
 use kernels_cubecl::{LmBackend, linear_cross_entropy, token_stats};
 use model_core::{Decoder, Replay};
 
-use super::{LossSum, MetricSum, Objective, float_tensor, hidden_md, int_tensor, to_host};
+use super::router::{self, RouterWeights};
+use super::{LossSum, MetricSum, Objective, float_tensor, hidden_md, hidden_routed, int_tensor, to_host};
 use crate::{MicroBatch, TrainError};
 
 /// The objective of pretraining, SFT and LoRA.
@@ -14,6 +17,8 @@ use crate::{MicroBatch, TrainError};
 pub struct NextToken {
     /// Weight of the squared log-sum-exp.
     pub z_loss: f32,
+    /// Weights of the routers' losses.
+    pub router: RouterWeights,
 }
 
 impl<B: LmBackend> Objective<B> for NextToken {
@@ -29,7 +34,7 @@ impl<B: LmBackend> Objective<B> for NextToken {
         device: &B::Device,
     ) -> Result<LossSum<B>, TrainError> {
         let (targets, weights) = batch.targets();
-        let x_md = hidden_md(model, batch, replay, device);
+        let (x_md, routed) = hidden_routed(model, batch, replay, device);
         let out = linear_cross_entropy(
             x_md,
             model.head(),
@@ -37,9 +42,12 @@ impl<B: LmBackend> Objective<B> for NextToken {
             float_tensor(&weights, device),
             self.z_loss,
         );
-        let units = batch.weight_sum();
-        let metrics = move |values: &[f32]| vec![MetricSum::new("nll", f64::from(values[0]), units)];
-        Ok(LossSum { sum: out.loss, values: out.nll.inner(), metrics: Box::new(metrics) })
+        let (mut sum, mut values) = (out.loss, out.nll.inner());
+        if let Some(router) = self.router.sum(&routed, batch, device)? {
+            sum = router.sum.into_iter().fold(sum, |sum, more| sum + more);
+            values = Tensor::cat(vec![values, router.values], 0);
+        }
+        Ok(LossSum { sum, values, metrics: router::metrics(batch.weight_sum()) })
     }
 
     fn evaluate(

@@ -8,11 +8,11 @@ use model_core::{Decoder, Replay};
 
 use super::tiny::{SEQ_LEN, batch, config, model, relative_difference, rows, run, values};
 use crate::config::Blocks;
-use crate::objective::{LossSum, MetricSum, NextToken, Objective};
+use crate::objective::{LossSum, MetricSum, NextToken, Objective, RouterWeights};
 use crate::train::Outcome;
 use crate::{MicroBatch, TrainConfig, TrainError};
 
-const OBJECTIVE: NextToken = NextToken { z_loss: 1e-3 };
+const OBJECTIVE: NextToken = NextToken { z_loss: 1e-3, router: RouterWeights::NONE };
 
 /// The large `eps` keeps Adam from blowing up the rounding of gradients that are close to zero.
 fn with_micro_rows(n: u64) -> TrainConfig {
@@ -144,7 +144,7 @@ fn the_loss_falls_and_the_counters_count() {
 
 #[test]
 fn evaluation_agrees_with_the_training_loss() {
-    let objective = NextToken { z_loss: 0.0 };
+    let objective = NextToken { z_loss: 0.0, router: RouterWeights::NONE };
     let (model, device) = (model(), Default::default());
     let batch: MicroBatch = batch(&rows(6, 3));
     let loss = Objective::<Cpu>::loss(&objective, &model.to_autodiff(), &batch, &Replay::default(), &device).unwrap();

@@ -5,9 +5,9 @@ use burn::tensor::DType;
 use super::tiny::{SEQ_LEN, config, model, rows, run, values};
 use crate::TrainConfig;
 use crate::config::{Arithmetic, Fp8Scaling, HistoryLength};
-use crate::objective::NextToken;
+use crate::objective::{NextToken, RouterWeights};
 
-const OBJECTIVE: NextToken = NextToken { z_loss: 0.0 };
+const OBJECTIVE: NextToken = NextToken { z_loss: 0.0, router: RouterWeights::NONE };
 
 #[test]
 fn s11_every_key_of_the_configuration_changes_the_run_it_should() {

@@ -5,7 +5,7 @@ use kernels_cubecl::Cpu;
 use model_core::{Decoder, Replay};
 
 use super::tiny::{config, model, rows, run, values};
-use crate::objective::{LossSum, MetricSum, NextToken, Objective};
+use crate::objective::{LossSum, MetricSum, NextToken, Objective, RouterWeights};
 use crate::train::Outcome;
 use crate::{MicroBatch, TrainConfig, TrainError};
 use std::cell::Cell;
@@ -34,7 +34,7 @@ impl Poisoned {
     }
 }
 
-const INNER: NextToken = NextToken { z_loss: 0.0 };
+const INNER: NextToken = NextToken { z_loss: 0.0, router: RouterWeights::NONE };
 
 impl Objective<Cpu> for Poisoned {
     fn units(&self, batch: &MicroBatch) -> f64 {

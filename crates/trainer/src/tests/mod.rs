@@ -5,6 +5,7 @@ mod defects;
 mod finite;
 mod preference;
 mod resume;
+mod router;
 mod run;
 mod saving;
 mod scaling;

@@ -12,7 +12,7 @@ use super::tiny::{config, model, rows, source};
 use crate::batch::EvalSet;
 use crate::checkpoint::ModelFiles;
 use crate::lineage::{EntryGate, GateRecord, Input, StageOutcome, StageRecord};
-use crate::objective::NextToken;
+use crate::objective::{NextToken, RouterWeights};
 use crate::run::{FINAL, StagePlan, lock, run_stage};
 use crate::stage::StageArgs;
 use crate::{Outcome, TrainConfig, TrainError};
@@ -75,7 +75,7 @@ impl Bench {
             inputs: BTreeMap::from([("rows".to_owned(), Input::new(Path::new("rows"), "h"))]),
             model: model(),
             files: ModelFiles::Full,
-            objective: &NextToken { z_loss: 0.0 },
+            objective: &NextToken { z_loss: 0.0, router: RouterWeights::NONE },
             source: rows_and_hash,
             eval: EvalSet::new(&rows(4, self.eval_seed), 2, Some(50)).unwrap(),
             after,

@@ -16,7 +16,7 @@ use crate::batch::{EvalSet, MicroBatch};
 use crate::checkpoint::{
     CheckpointStore, CheckpointWriter, Checkpointer, Disk, Identity, Manifest, ModelFiles, Operation,
 };
-use crate::objective::{LossSum, MetricSum, NextToken, Objective};
+use crate::objective::{LossSum, MetricSum, NextToken, Objective, RouterWeights};
 use crate::observe::{EvalLog, Observe, StepLog};
 use crate::state::{Best, TrainState};
 use crate::train::{Outcome, Parts, Save, Surroundings, train};
@@ -77,7 +77,14 @@ fn run_saving(config: &TrainConfig, broken: fn(u64) -> bool, interrupted: bool, 
     let eval = EvalSet::new(&rows(4, 9), 2, None).unwrap();
     let mut around = Surroundings { eval: &eval, save: &mut save, observe: &mut seen, interrupted: &flag };
     let source = source(rows(16, 1), config);
-    let ended = train(&NextToken { z_loss: 0.0 }, source, parts(model(), config), &mut state, config, &mut around);
+    let ended = train(
+        &NextToken { z_loss: 0.0, router: RouterWeights::NONE },
+        source,
+        parts(model(), config),
+        &mut state,
+        config,
+        &mut around,
+    );
     assert_eq!(flag.load(Ordering::Relaxed), interrupted);
     Ran { outcome: ended.map(|(outcome, _)| outcome), asked: save.asked, state, seen }
 }
@@ -204,7 +211,7 @@ impl Objective<Cpu> for Scripted {
     }
 }
 
-const TRAINED: NextToken = NextToken { z_loss: 0.0 };
+const TRAINED: NextToken = NextToken { z_loss: 0.0, router: RouterWeights::NONE };
 
 #[test]
 fn the_best_checkpoint_outlives_the_last_ones() {

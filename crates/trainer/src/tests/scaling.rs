@@ -11,10 +11,10 @@ use super::tiny::{Cut, Lab, Ran, SEQ_LEN, config, leaf_values, model_config, par
 use crate::TrainConfig;
 use crate::checkpoint::load_parts;
 use crate::config::{Arithmetic, Blocks, Fp8Scaling, HistoryLength};
-use crate::objective::{NextToken, Objective};
+use crate::objective::{NextToken, Objective, RouterWeights};
 use crate::train::Outcome;
 
-const OBJECTIVE: NextToken = NextToken { z_loss: 0.0 };
+const OBJECTIVE: NextToken = NextToken { z_loss: 0.0, router: RouterWeights::NONE };
 /// Passes of a history; a step has two, or one where a test says so.
 const N: usize = 4;
 /// Projections of the model.

@@ -12,7 +12,7 @@ use model_core::{Decoder, ModelConfig};
 use crate::batch::{BatchSource, EvalSet, MicroBatch, PhaseRows, RowSource};
 use crate::checkpoint::{CheckpointStore, CheckpointWriter, Checkpointer, Identity, ModelFiles, load_parts};
 use crate::config::{Arithmetic, Fp8Scaling, HistoryLength, MasterKind, MomentsKind};
-use crate::objective::{NextToken, Objective};
+use crate::objective::{NextToken, Objective, RouterWeights};
 use crate::observe::{EvalLog, FlopCount, MetricFiles, Observe, StepLog};
 use crate::optim::Optimizer;
 use crate::schedule::Schedule;
@@ -266,7 +266,7 @@ impl Lab {
 
     /// Runs, or goes on, until `cut`; `None` when the process "died".
     pub(crate) fn go(&self, cut: Cut) -> Option<Outcome> {
-        self.go_with(&NextToken { z_loss: 1e-4 }, cut)
+        self.go_with(&NextToken { z_loss: 1e-4, router: RouterWeights::NONE }, cut)
     }
 
     /// As [`Lab::go`], with an objective of the test's own.

@@ -36,6 +36,8 @@ pub(super) struct Library {
 pub(super) struct Key {
     pub(super) problem: Gemm,
     pub(super) types: Types,
+    /// A vector in the type of `c` is added to its rows.
+    pub(super) bias: bool,
     /// Alignment of `a`, `b` and `c` in bytes.
     pub(super) alignment: [u32; 3],
 }
@@ -48,7 +50,7 @@ impl fmt::Display for Key {
         let flag = |on: bool, text: &'static str| if on { text } else { "" };
         let (ta, tb) = (flag(a_transposed, "'"), flag(b_transposed, "'"));
         write!(f, "{m}x{k}x{n} {a:?}{ta} {b:?}{tb} {c:?}{}{}", flag(accumulate, " +="), flag(fast_sums, " fast"))?;
-        write!(f, " aligned {:?}", self.alignment)
+        write!(f, "{} aligned {:?}", flag(self.bias, " +bias"), self.alignment)
     }
 }
 
@@ -60,6 +62,8 @@ pub(super) struct Addresses {
     pub(super) c: u64,
     /// Factors of `a` and `b`, where they are FP8.
     pub(super) scales: Option<[u64; 2]>,
+    /// What is added to the rows of `c`.
+    pub(super) bias: Option<u64>,
 }
 
 /// Descriptors and algorithm of a product; they live as long as the process.
@@ -118,7 +122,7 @@ impl Plan {
         let description = lt::create_matmul_desc(CUBLAS_COMPUTE_32F, CUDA_R_32F)
             .unwrap_or_else(|error| fail("cuBLASLt description", error));
         describe(description, key).unwrap_or_else(|error| fail("cuBLASLt operands", error));
-        set_scales(description, at).unwrap_or_else(|error| fail("cuBLASLt scales", error));
+        set_pointers(description, at).unwrap_or_else(|error| fail("cuBLASLt scales and bias", error));
         let (beta, algorithm) = (if accumulate { 1.0 } else { 0.0 }, lt_sys::cublasLtMatmulAlgo_t { data: [0; 8] });
         Self { description, first, second, result, beta, algorithm }
     }
@@ -132,7 +136,7 @@ impl Plan {
         at: Addresses,
     ) -> Result<(), CublasError> {
         let one = 1.0f32;
-        set_scales(self.description, at)?;
+        set_pointers(self.description, at)?;
         // SAFETY: the descriptors belong to this product; `gemm` checked that the buffers are as long as it needs, and their
         // memory is kept by the order of the streams; both factors outlive the call, which reads them at once.
         unsafe {
@@ -168,35 +172,52 @@ fn set<T>(
     unsafe { lt::set_matmul_desc_attribute(description, attribute, from_ref(&value).cast(), size_of::<T>()) }
 }
 
-/// Says which operands of cuBLASLt are transposed, and how FP8 products are summed.
+/// Says which operands of cuBLASLt are transposed, how FP8 products are summed, and whether a bias follows.
 fn describe(description: lt_sys::cublasLtMatmulDesc_t, key: Key) -> Result<(), CublasError> {
+    use lt_sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS;
     use lt_sys::cublasLtMatmulDescAttributes_t::{
-        CUBLASLT_MATMUL_DESC_FAST_ACCUM, CUBLASLT_MATMUL_DESC_TRANSA, CUBLASLT_MATMUL_DESC_TRANSB,
+        CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_MATMUL_DESC_FAST_ACCUM, CUBLASLT_MATMUL_DESC_TRANSA,
+        CUBLASLT_MATMUL_DESC_TRANSB,
     };
     set(description, CUBLASLT_MATMUL_DESC_TRANSA, i32::from(key.problem.b_transposed))?;
     set(description, CUBLASLT_MATMUL_DESC_TRANSB, i32::from(key.problem.a_transposed))?;
     if key.types.fast_sums {
         set(description, CUBLASLT_MATMUL_DESC_FAST_ACCUM, 1i8)?;
     }
+    if key.bias {
+        // Of the length of a column-major result's columns, which are our rows; its type is that of the result.
+        set(description, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS as u32)?;
+    }
     Ok(())
 }
 
-/// Says where the factors of FP8 operands are.
-fn set_scales(description: lt_sys::cublasLtMatmulDesc_t, at: Addresses) -> Result<(), CublasError> {
+/// Says where the factors of FP8 operands and the bias are.
+fn set_pointers(description: lt_sys::cublasLtMatmulDesc_t, at: Addresses) -> Result<(), CublasError> {
     use lt_sys::cublasLtMatmulDescAttributes_t::{
-        CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER,
+        CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, CUBLASLT_MATMUL_DESC_BIAS_POINTER,
     };
     if let Some([a, b]) = at.scales {
         set(description, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, b)?;
         set(description, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, a)?;
     }
+    if let Some(bias) = at.bias {
+        set(description, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias)?;
+    }
     Ok(())
 }
 
 /// Enqueues a product; `gemm` has checked the buffers.
-pub(in super::super) fn enqueue_gemm(op: &'static str, buffers: [&Buffer; 3], problem: Gemm, types: Types) {
+pub(in super::super) fn enqueue_gemm(
+    op: &'static str,
+    buffers: [&Buffer; 3],
+    bias: Option<&Buffer>,
+    problem: Gemm,
+    types: Types,
+) {
+    let buffers: Vec<&Buffer> = buffers.into_iter().chain(bias).collect();
     enqueue(op, &buffers, move |foreign, addresses| {
-        let at = Addresses { a: addresses[0], b: addresses[1], c: addresses[2], scales: None };
+        let bias = addresses.get(3).copied();
+        let at = Addresses { a: addresses[0], b: addresses[1], c: addresses[2], scales: None, bias };
         foreign.products.multiply(foreign.stream, key(problem, types, at), at);
     });
 }
@@ -211,12 +232,12 @@ pub(in super::super) fn enqueue_gemm_fp8(
 ) {
     enqueue(op, &[a, b, c, a_scale, b_scale], move |foreign, addresses| {
         let scales = Some([addresses[3], addresses[4]]);
-        let at = Addresses { a: addresses[0], b: addresses[1], c: addresses[2], scales };
+        let at = Addresses { a: addresses[0], b: addresses[1], c: addresses[2], scales, bias: None };
         foreign.products.multiply(foreign.stream, key(problem, types, at), at);
     });
 }
 
 fn key(problem: Gemm, types: Types, at: Addresses) -> Key {
     let alignment = [at.a, at.b, at.c].map(|at| (1 << at.trailing_zeros().min(MAX_ALIGNMENT.ilog2())) as u32);
-    Key { problem, types, alignment }
+    Key { problem, types, bias: at.bias.is_some(), alignment }
 }

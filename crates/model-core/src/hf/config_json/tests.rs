@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::config::{Experts, GptOss};
 
 fn base() -> Value {
     json!({
@@ -48,13 +49,16 @@ fn a_missing_key_is_named() {
 
 #[test]
 fn what_is_not_computed_is_refused() {
-    refused(json!({"model_type": "gpt2"}), "`model_type`: expected \"llama\", got \"gpt2\"");
+    refused(json!({"model_type": "gpt2"}), "`model_type`: expected \"llama\" or \"gpt_oss\", got \"gpt2\"");
     refused(json!({"hidden_act": "gelu"}), "`hidden_act`: expected \"silu\"");
     refused(json!({"attention_bias": true}), "`attention_bias`: expected false");
     refused(json!({"mlp_bias": true}), "`mlp_bias`: expected false");
     refused(json!({"attention_dropout": 0.1}), "`attention_dropout`");
     refused(json!({"sliding_window": 4096}), "`sliding_window`: expected null or absent");
-    refused(json!({"quantization_config": {"bits": 4}}), "`quantization_config`");
+    refused(
+        json!({"quantization_config": {"bits": 4}}),
+        "`quantization_config.quant_method`: expected \"bitsandbytes\"",
+    );
     refused(
         json!({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}),
         "`rope_scaling.rope_type`: expected default, linear",
@@ -152,6 +156,66 @@ fn what_is_written_reads_back() {
         let config = ModelConfig::preset(name).unwrap();
         assert_eq!(ModelConfig::from_hf(&config.to_hf_as(FloatType::Bf16)).unwrap(), config);
     }
+}
+
+fn gpt_oss() -> Value {
+    json!({
+        "model_type": "gpt_oss", "vocab_size": 96, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "num_local_experts": 6,
+    })
+}
+
+fn gpt_oss_with(changes: Value) -> Result<ModelConfig, ModelError> {
+    let (mut value, Value::Object(changes)) = (gpt_oss(), changes) else { panic!("changes are an object") };
+    value.as_object_mut().unwrap().extend(changes);
+    ModelConfig::from_hf(&value.to_string())
+}
+
+#[test]
+fn absent_keys_of_gpt_oss_are_those_of_the_released_models() {
+    let config = gpt_oss_with(json!({})).unwrap();
+    let gpt_oss = config.as_gpt_oss().unwrap();
+    assert_eq!((gpt_oss.window, &gpt_oss.sliding[..]), (128, &[true, false, true][..]));
+    assert_eq!(config.window(0).zip(config.window(1)), None);
+    let Experts { n, top_k, limit, alpha, balance_coef } = gpt_oss.experts;
+    assert_eq!((n, top_k, limit, alpha, balance_coef), (6, 4, 7.0, 1.702, 0.001));
+    assert_eq!(config.rope, GptOss::released_rope());
+    let older = gpt_oss_with(json!({"experts_per_token": 2})).unwrap();
+    assert_eq!(older.experts().unwrap().top_k, 2);
+}
+
+#[test]
+fn both_spellings_of_yarn_are_the_released_embedding() {
+    let yarn = json!({"rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": false,
+        "original_max_position_embeddings": 4096});
+    let mut new = yarn.clone();
+    new["rope_theta"] = json!(150_000.0);
+    for changes in [json!({"rope_theta": 150_000, "rope_scaling": yarn}), json!({"rope_parameters": new})] {
+        assert_eq!(gpt_oss_with(changes).unwrap().rope, GptOss::released_rope());
+    }
+}
+
+#[test]
+fn values_that_make_no_mixture_are_refused() {
+    let refused = |changes: Value, part: &str| {
+        let error = gpt_oss_with(changes.clone()).expect_err(&changes.to_string()).to_string();
+        assert!(error.contains(part), "{changes}: `{part}` is not in: {error}");
+    };
+    refused(json!({"num_local_experts": null}), "`num_local_experts`");
+    refused(
+        json!({"num_experts_per_tok": 7}),
+        "`num_experts_per_tok`: expected a number from 1 to num_local_experts 6, got 7",
+    );
+    refused(json!({"sliding_window": 0}), "`sliding_window`");
+    refused(json!({"layer_types": ["sliding_attention"]}), "`layer_types`: expected one entry for each");
+    refused(json!({"layer_types": ["chunked_attention"]}), "`layer_types`");
+    refused(json!({"layer_types": "full_attention"}), "`layer_types`: expected a list");
+    refused(json!({"swiglu_limit": 0.0}), "`swiglu_limit`");
+    refused(json!({"swiglu_alpha": "x"}), "`swiglu_alpha`");
+    refused(json!({"router_aux_loss_coef": -1.0}), "`router_aux_loss_coef`");
+    refused(json!({"attention_bias": false}), "`attention_bias`: expected true");
+    refused(json!({"quantization_config": {"quant_method": "gptq"}}), "expected \"mxfp4\"");
+    gpt_oss_with(json!({"quantization_config": {"quant_method": "mxfp4"}})).unwrap();
 }
 
 /// `configs/model` holds every named size as a file, for plans and for other programs.

@@ -1,0 +1,133 @@
+//! The backward steps of linear layers with a bias and of the mixture of experts.
+
+use burn::backend::autodiff::NodeId;
+use burn::backend::autodiff::checkpoint::base::Checkpointer;
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops};
+use burn::tensor::ops::{FloatTensor, IntTensor};
+use burn::tensor::{DType, FloatDType, TensorMetadata};
+
+use super::ops::step;
+use super::replay::Saved;
+use super::sums;
+use crate::{Dispatch, LmBackend, Mxfp4, Tracked};
+
+step!(
+    /// `x` is saved when the weight is tracked, the weight when `x` is; the gradient comes in the type of the result.
+    LinearBiasBackward, 3, (Option<FloatTensor<B>>, Option<FloatTensor<B>>, [DType; 2]), |grads, dy, (x, weight, [dtype, bias_dtype]), [x_node, w_node, b_node]| {
+        if let Some(node) = b_node {
+            sums::register::<B>(grads, node.id, B::lm_bias_grad(dy.clone(), bias_dtype));
+        }
+        let dy = match dy.dtype() == dtype {
+            true => dy,
+            false => B::float_cast(dy, FloatDType::from(dtype)),
+        };
+        if let (Some(node), Some(x)) = (w_node, x) {
+            sums::accumulate::<B>(grads, node.id, |sum| match sum {
+                Some(sum) => B::lm_linear_dw_acc(dy.clone(), x, sum),
+                None => B::lm_linear_dw(dy.clone(), x),
+            });
+        }
+        if let (Some(node), Some(weight)) = (x_node, weight) {
+            grads.register::<B>(node.id, B::lm_linear_dx(dy, weight));
+        }
+    }
+);
+
+step!(
+    /// Keeps the weights and the choice; the gradient has as many logits as there are experts.
+    RouteBackward, 1, (FloatTensor<B>, IntTensor<B>, usize, DType), |grads, dy, (weights, experts, n_experts, dtype), [node]| {
+        if let Some(node) = node {
+            grads.register::<B>(node.id, B::lm_route_bwd(dy, weights, experts, n_experts, dtype));
+        }
+    }
+);
+
+step!(
+    /// Keeps the dispatch and the number of tokens.
+    GatherBackward, 1, (Dispatch<B>, usize), |grads, dy, (at, n), [node]| {
+        if let Some(node) = node {
+            grads.register::<B>(node.id, B::lm_gather_tokens_bwd(dy, &at, n));
+        }
+    }
+);
+
+step!(
+    /// Keeps the outputs of the experts and their weights.
+    CombineBackward, 2, (FloatTensor<B>, FloatTensor<B>, Dispatch<B>, Tracked), |grads, dy, (y, weights, at, want), parents| {
+        let (dy, dweights) = B::lm_combine_bwd(dy, y, weights, &at, want);
+        for (node, gradient) in parents.into_iter().zip([dy, dweights]) {
+            if let (Some(node), Some(gradient)) = (node, gradient) {
+                grads.register::<B>(node.id, gradient);
+            }
+        }
+    }
+);
+
+step!(
+    /// Keeps gate and up, as the plain gated unit does.
+    SwigluClampedBackward, 1, (FloatTensor<B>, f32, f32), |grads, dy, (gate_up, alpha, limit), [node]| {
+        if let Some(node) = node {
+            grads.register::<B>(node.id, B::lm_swiglu_clamped_bwd(dy, gate_up, alpha, limit));
+        }
+    }
+);
+
+/// `x` when the weight is tracked, the weight when `x` is, and the bounds of the experts.
+type GroupedState<B> = (Option<FloatTensor<B>>, Option<FloatTensor<B>>, IntTensor<B>);
+
+/// Gradients of rows and weight.
+fn grouped<B: LmBackend>(
+    grads: &mut Gradients,
+    dy: FloatTensor<B>,
+    (x, weight, offsets): GroupedState<B>,
+    [x_node, w_node]: [Option<NodeId>; 2],
+) {
+    if let (Some(node), Some(x)) = (w_node, x) {
+        sums::accumulate::<B>(grads, node, |sum| match sum {
+            Some(sum) => B::lm_grouped_linear_dw_acc(dy.clone(), x, offsets.clone(), sum),
+            None => B::lm_grouped_linear_dw(dy.clone(), x, offsets.clone()),
+        });
+    }
+    if let (Some(node), Some(weight)) = (x_node, weight) {
+        grads.register::<B>(node, B::lm_grouped_linear_dx(dy, weight, offsets));
+    }
+}
+
+step!(
+    /// Experts without biases.
+    GroupedBackward, 2, GroupedState<B>, |grads, dy, state, parents| {
+        grouped::<B>(grads, dy, state, parents.map(|node| node.map(|node| node.id)));
+    }
+);
+
+step!(
+    /// Experts with biases.
+    GroupedBiasBackward, 3, (GroupedState<B>, DType), |grads, dy, (state, dtype), [x_node, w_node, b_node]| {
+        if let Some(node) = b_node {
+            sums::register::<B>(grads, node.id, B::lm_grouped_bias_grad(dy.clone(), state.2.clone(), dtype));
+        }
+        grouped::<B>(grads, dy, state, [x_node, w_node].map(|node| node.map(|node| node.id)));
+    }
+);
+
+step!(
+    /// Frozen experts without biases.
+    GroupedMxfp4Backward, 1, (Mxfp4<B>, IntTensor<B>), |grads, dy, (weight, offsets), [node]| {
+        if let Some(node) = node {
+            grads.register::<B>(node.id, B::lm_grouped_mxfp4_dx(dy, &weight, offsets));
+        }
+    }
+);
+
+step!(
+    /// Frozen experts with biases.
+    GroupedMxfp4BiasBackward, 2, (Mxfp4<B>, IntTensor<B>, DType), |grads, dy, (weight, offsets, dtype), [x_node, b_node]| {
+        if let Some(node) = b_node {
+            sums::register::<B>(grads, node.id, B::lm_grouped_bias_grad(dy.clone(), offsets.clone(), dtype));
+        }
+        if let Some(node) = x_node {
+            grads.register::<B>(node.id, B::lm_grouped_mxfp4_dx(dy, &weight, offsets));
+        }
+    }
+);

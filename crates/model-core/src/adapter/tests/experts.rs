@@ -1,0 +1,287 @@
+//! Adapters on experts: counts, peft's files and numbers, merging, and what does not fit.
+
+use kernels_cubecl::Mxfp4;
+
+use super::*;
+use crate::hf::tensor_file::Values;
+use crate::hf::{FloatType, LoadOptions, SaveOptions, names};
+
+const ATTENTION: [&str; 4] = ["q_proj", "k_proj", "v_proj", "o_proj"];
+const EXPERTS: [&str; 2] = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"];
+
+fn config(r: usize, targets: &[&str]) -> LoraConfig {
+    let targets = targets.iter().map(|target| (*target).to_owned()).collect();
+    LoraConfig { r, alpha: 6.0, dropout: 0.0, rslora: false, targets }
+}
+
+fn gpt_oss() -> Decoder<Cpu> {
+    Decoder::load(&fixture("gptoss"), &Default::default()).unwrap()
+}
+
+/// The fixture's model with peft's adapter, and the case that goes with it.
+fn with_pefts() -> (Decoder<Cpu>, TensorFile, Rows) {
+    let mut model = gpt_oss();
+    model.load_peft(&fixture("gptoss_lora"), &weights_hash(&fixture("gptoss")).unwrap()).unwrap();
+    let case = TensorFile::open(&fixture("gptoss_lora/case.safetensors")).unwrap();
+    let ids = case.read_i64("in.input_ids").unwrap().into_iter().map(|id| id as i32).collect();
+    (model, case, Rows::from_segments(2, 11, ids, vec![0; 22]).unwrap())
+}
+
+#[test]
+fn the_released_models_have_the_published_counts() {
+    let both = [&ATTENTION[..], &EXPERTS].concat();
+    let table: [(&str, usize, &[&str], u64); 9] = [
+        ("gpt-oss-20b", 64, &ATTENTION, 31_850_496),
+        ("gpt-oss-20b", 64, &EXPERTS, 707_788_800),
+        ("gpt-oss-20b", 64, &both, 739_639_296),
+        ("gpt-oss-20b", 16, &ATTENTION, 7_962_624),
+        ("gpt-oss-20b", 16, &EXPERTS, 176_947_200),
+        ("gpt-oss-20b", 16, &both, 184_909_824),
+        ("gpt-oss-20b", 128, &both, 1_479_278_592),
+        ("gpt-oss-20b", 4, &[ALL_LINEAR], 46_227_456),
+        ("gpt-oss-120b", 16, &both, 1_073_627_136),
+    ];
+    for (name, r, targets, want) in table {
+        let model = ModelConfig::preset(name).unwrap();
+        assert_eq!(config(r, targets).n_params(&model).unwrap(), want, "{name} rank {r} on {targets:?}");
+    }
+    let cookbook = ["7", "15", "23"].map(|i| EXPERTS.map(|target| format!("{i}.{target}"))).concat();
+    let cookbook: Vec<&str> = ATTENTION.into_iter().chain(cookbook.iter().map(String::as_str)).collect();
+    let count = config(8, &cookbook).n_params(&ModelConfig::preset("gpt-oss-20b").unwrap()).unwrap();
+    assert_eq!(count, 15_040_512, "experts of three layers");
+}
+
+#[test]
+fn the_count_is_that_of_the_attached_adapter() {
+    for targets in [&ATTENTION[..], &EXPERTS, &[ALL_LINEAR], &EXPERTS[..1], &EXPERTS[1..]] {
+        let (mut model, config) = (gpt_oss(), config(3, targets));
+        model.attach_lora(&config, 1).unwrap();
+        assert_eq!(model.n_adapter_params(), config.n_params(&model.config).unwrap(), "{targets:?}");
+        let before = gpt_oss();
+        let rows = rows(2, 9, 96);
+        assert_eq!(logits(&model, &rows), logits(&before, &rows), "a fresh adapter changes nothing");
+    }
+}
+
+#[test]
+fn pefts_numbers_come_out_of_experts() {
+    let (model, case, rows) = with_pefts();
+    let difference = largest_difference(&logits(&model, &rows), &case.read_f32("out.logits").unwrap());
+    assert!(difference <= 2e-5, "logits differ by {difference}");
+    for recompute in [false, true] {
+        let (loss, gradients) = loss_and_gradients(&model, &rows, recompute);
+        let want = case.read_f32("out.loss").unwrap()[0];
+        assert!((loss - want).abs() <= 1e-6 * want, "loss {loss}, expected {want}");
+        let n_wanted = case.names().filter(|name| name.starts_with("grad.")).count();
+        assert_eq!(gradients.len(), n_wanted, "every adapter leaf and nothing else trains");
+        for ((_, gradient), (_, at)) in std::iter::zip(gradients, model.peft_tensors()) {
+            let want = case.read_weight(&format!("grad.{}", at.name), &at.shape, false).unwrap();
+            let scale = want.iter().fold(0.0f32, |m, w| m.max(w.abs()));
+            let difference = largest_difference(&at.to_file(gradient), &want);
+            assert!(difference <= 1e-4 * scale, "{}: gradient differs by {difference}, largest {scale}", at.name);
+        }
+    }
+}
+
+#[test]
+fn merged_experts_are_pefts() {
+    let (model, case, rows) = with_pefts();
+    let mut merged = model.clone();
+    assert_eq!(merged.merge().unwrap(), 24);
+    let difference = largest_difference(&logits(&merged, &rows), &case.read_f32("out.merged_logits").unwrap());
+    assert!(difference <= 2e-5, "merged logits differ by {difference}");
+    merge_check(&model, &merged, &[rows], &MergeBounds::F32).unwrap();
+    let mut n_changed = 0;
+    let base = gpt_oss().leaves();
+    for (map, (leaf, old)) in std::iter::zip(crate::hf::leaf_map(&model.config), std::iter::zip(merged.leaves(), base))
+    {
+        let (values, old) = (names::leaf_values(leaf.leaf), names::leaf_values(old.leaf));
+        n_changed += usize::from(map.n_experts.is_some() && values != old);
+        for (name, shape, got) in crate::hf::split_leaf(&map, &values) {
+            if case.contains(&format!("merged.{name}")) {
+                let want = case.read_weight(&format!("merged.{name}"), &shape, false).unwrap();
+                assert!(largest_difference(&got, &want) <= 1e-6, "{name}");
+            }
+        }
+    }
+    assert_eq!(n_changed, 8, "every matrix of experts is another one");
+}
+
+#[test]
+fn what_is_saved_is_pefts_file() {
+    let (model, _, _) = with_pefts();
+    let config = config(2, &[&ATTENTION[..], &EXPERTS].concat());
+    let dir = tempfile::tempdir().unwrap();
+    model.save_peft(dir.path(), &config, "base").unwrap();
+    let (got, want) = (dir.path().join("adapter_model.safetensors"), fixture("gptoss_lora/adapter_model.safetensors"));
+    assert!(std::fs::read(got).unwrap() == std::fs::read(want).unwrap(), "the tensors of the file differ");
+    let text = std::fs::read_to_string(dir.path().join("adapter_config.json")).unwrap();
+    let json: Value = serde_json::from_str(&text).unwrap();
+    let mut parameters = EXPERTS;
+    parameters.sort_unstable();
+    assert_eq!(json["target_parameters"], serde_json::json!(parameters));
+    assert_eq!(json["target_modules"], serde_json::json!(["k_proj", "o_proj", "q_proj", "v_proj"]));
+    let mut again = gpt_oss();
+    let read = again.load_peft(dir.path(), "base").unwrap();
+    assert_eq!((read.config.r, read.config.targets.len()), (2, 6));
+}
+
+#[test]
+fn one_projection_of_experts_alone_has_no_base_layer() {
+    for (target, rows) in [(EXPERTS[0], 128), (EXPERTS[1], 32)] {
+        let mut model = gpt_oss();
+        let config = config(2, &[target]);
+        model.attach_lora(&config, 1).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        model.save_peft(dir.path(), &config, "base").unwrap();
+        let file = TensorFile::open(&dir.path().join("adapter_model.safetensors")).unwrap();
+        assert_eq!(file.shape("base_model.model.model.layers.3.mlp.experts.lora_B.weight").unwrap(), [rows, 12]);
+        assert!(file.names().all(|name| !name.contains("base_layer")), "{target}");
+        gpt_oss().load_peft(dir.path(), "base").unwrap();
+    }
+}
+
+#[test]
+fn all_linear_means_experts_here_and_not_in_pefts_files() {
+    let mut model = gpt_oss();
+    let config = config(2, &[ALL_LINEAR]);
+    model.attach_lora(&config, 1).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    model.save_peft(dir.path(), &config, "base").unwrap();
+    let read = PeftAdapter::read(dir.path()).unwrap().config.targets;
+    assert_eq!(read, [&ATTENTION[..], &EXPERTS].concat());
+    let edited = edited_config(|json| {
+        json["target_modules"] = serde_json::json!("all-linear");
+        json["target_parameters"] = serde_json::json!(null);
+    });
+    let error = gpt_oss().load_peft(edited.path(), "base").unwrap_err();
+    let ModelError::TensorUnexpected { n_unexpected: 16, .. } = error else { panic!("{error}") };
+}
+
+/// The update of experts transposed, as peft writes it beside an older transformers: A and B of `ΔWᵀ = Aᵀ·Bᵀ`.
+#[test]
+fn the_transposed_layout_is_the_same_adapter() {
+    let (n, r) = (6, 2);
+    let file = TensorFile::open(&fixture("gptoss_lora/adapter_model.safetensors")).unwrap();
+    let mut tensors = Vec::new();
+    for name in file.names() {
+        let (shape, values) = (file.shape(name).unwrap().to_vec(), file.read_f32(name).unwrap());
+        if !name.contains(".experts.") {
+            tensors.push((name.to_owned(), shape, values));
+            continue;
+        }
+        let rank_of = |column: usize| [column % n, column / n];
+        let mut other = vec![0.0; values.len()];
+        for (at, value) in values.iter().enumerate() {
+            let (row, column) = (at / shape[1], at % shape[1]);
+            let to = match name.contains("lora_A") {
+                // A[e·r + j, i] is B'[i, j·n + e].
+                true => column * n * r + (row % r) * n + row / r,
+                // B[o, j·n + e] is A'[e·r + j, o].
+                false => {
+                    let [expert, rank] = rank_of(column);
+                    (expert * r + rank) * shape[0] + row
+                }
+            };
+            other[to] = *value;
+        }
+        let new = match name.contains("lora_A") {
+            true => name.replace("lora_A", "lora_B"),
+            false => name.replace("lora_B", "lora_A"),
+        };
+        tensors.push((new, vec![shape[1], shape[0]], other));
+    }
+    let dir = edited_config(|_| ());
+    let path = dir.path().join("adapter_model.safetensors");
+    std::fs::remove_file(&path).unwrap();
+    let tensors = tensors.iter().map(|(name, shape, values)| (name.clone(), shape.clone(), Values::Float(values)));
+    crate::hf::write_tensors(&path, tensors.collect(), FloatType::F32).unwrap();
+    let mut model = gpt_oss();
+    model.load_peft(dir.path(), "base").unwrap();
+    let of = |model: Decoder<Cpu>| model.leaves().into_iter().map(|l| names::leaf_values(l.leaf)).collect::<Vec<_>>();
+    assert_eq!(of(model), of(with_pefts().0));
+}
+
+/// A copy of peft's adapter with another configuration.
+fn edited_config(edit: impl Fn(&mut Value)) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let mut json = serde_json::from_slice(&std::fs::read(fixture("gptoss_lora/adapter_config.json")).unwrap()).unwrap();
+    edit(&mut json);
+    std::fs::write(dir.path().join("adapter_config.json"), json.to_string()).unwrap();
+    let weights = "adapter_model.safetensors";
+    std::fs::copy(fixture("gptoss_lora").join(weights), dir.path().join(weights)).unwrap();
+    dir
+}
+
+#[test]
+fn adapters_that_do_not_fit_are_refused_and_change_nothing() {
+    let (rows, want) = (rows(1, 7, 96), logits(&gpt_oss(), &rows(1, 7, 96)));
+    let refused = |mut model: Decoder<Cpu>, dir: &Path, part: &str| {
+        let before = model.leaves().len();
+        let error = model.load_peft(dir, "base").unwrap_err().to_string();
+        assert!(error.contains(part), "`{part}` is not in: {error}");
+        assert!(!model.has_adapter() && model.leaves().len() == before);
+    };
+    let other_rank = edited_config(|json| json["r"] = serde_json::json!(3));
+    refused(gpt_oss(), other_rank.path(), "expected shape [3, 32], got [2, 32]");
+    let dropout = edited_config(|json| json["lora_dropout"] = serde_json::json!(0.1));
+    refused(gpt_oss(), dropout.path(), "mlp.experts.gate_up_proj is of experts");
+    let target = edited_config(|json| json["target_parameters"] = serde_json::json!(["mlp.experts.up_proj"]));
+    refused(gpt_oss(), target.path(), "mlp.experts.up_proj");
+    let pattern = edited_config(|json| json["rank_pattern"] = serde_json::json!({"experts": 4}));
+    refused(gpt_oss(), pattern.path(), "rank_pattern");
+    let llama = Decoder::<Cpu>::load(&fixture("llama"), &Default::default()).unwrap();
+    refused(llama, &fixture("gptoss_lora"), "mlp.experts.gate_up_proj");
+    let more = ModelConfig {
+        family: match gpt_oss().config.family {
+            crate::config::Family::GptOss(mut family) => {
+                family.experts.n = 7;
+                crate::config::Family::GptOss(family)
+            }
+            llama => llama,
+        },
+        ..gpt_oss().config
+    };
+    let more = Decoder::<Cpu>::init(&more, 1, &Default::default());
+    refused(more, &fixture("gptoss_lora"), "expected shape [14, 32], got [12, 32]");
+    let saved = tempfile::tempdir().unwrap();
+    let config = config(2, &[&ATTENTION[..], &EXPERTS].concat());
+    with_pefts().0.save_peft(saved.path(), &config, "of another base").unwrap();
+    let error = gpt_oss().load_peft(saved.path(), "base").unwrap_err();
+    assert!(matches!(error, ModelError::AdapterBase { .. }), "{error}");
+    assert_eq!(logits(&gpt_oss(), &rows), want);
+}
+
+#[test]
+fn packed_experts_train_the_same_adapter_as_unpacked_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = SaveOptions { max_shard_bytes: u64::MAX, float: FloatType::F32, packed_experts: true };
+    gpt_oss().save_with(dir.path(), options).unwrap();
+    let load = |packed_experts| {
+        let options = LoadOptions { packed_experts, ..LoadOptions::default() };
+        let mut model = Decoder::<Cpu>::load_with(dir.path(), options, &Default::default()).unwrap();
+        model.load_peft(&fixture("gptoss_lora"), "base").unwrap();
+        model
+    };
+    let (dense, packed, rows) = (load(false), load(true), rows(2, 11, 96));
+    for recompute in [false, true] {
+        assert_eq!(loss_and_gradients(&packed, &rows, recompute), loss_and_gradients(&dense, &rows, recompute));
+    }
+    let [mut merged, mut want] = [packed.clone(), dense];
+    merged.merge().unwrap();
+    want.merge().unwrap();
+    assert!(merged.packed().is_empty());
+    assert_eq!(logits(&merged, &rows), logits(&want, &rows));
+    merge_check(&packed, &merged, std::slice::from_ref(&rows), &MergeBounds::F32).unwrap();
+    let hollow = packed.map_backend::<Cpu>(&mut |named| named.leaf.clone(), &mut |_| Mxfp4::empty(&Default::default()));
+    let saved = tempfile::tempdir().unwrap();
+    hollow.save_peft(saved.path(), &config(2, &[&ATTENTION[..], &EXPERTS].concat()), "base").unwrap();
+}
+
+#[test]
+fn every_leaf_of_experts_adapters_trains() {
+    let mut before = gpt_oss();
+    before.attach_lora(&config(2, &[ALL_LINEAR]), 1).unwrap();
+    let (after, norms) = train_on(&before, &rows(4, 16, 96), 2);
+    check_liveness(&before.leaves(), &after.leaves(), &norms).unwrap();
+}
