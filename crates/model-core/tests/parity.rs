@@ -11,7 +11,7 @@ use kernels_cubecl::{Cpu, Leaf, Mxfp4, linear, linear_cross_entropy};
 use model_core::hf::names::leaf_values;
 use model_core::hf::{TensorFile, leaf_map, split_leaf};
 use model_core::router::RouterLosses;
-use model_core::{Decoder, LoraConfig, ModelConfig, NamedLeaf, Routing, Rows};
+use model_core::{Decoder, LoraConfig, ModelConfig, NamedLeaf, Replay, Routing, Rows};
 
 const MODELS: [&str; 3] = ["llama", "llama_tied", "gptoss"];
 const CASES: [&str; 4] = ["plain", "right_pad", "left_pad", "packed"];
@@ -87,7 +87,8 @@ fn loss_and_grads(
 ) -> (f32, Vec<Vec<f32>>) {
     let tracked: Decoder<Tracked> = model.to_autodiff();
     let n_again = if recompute { tracked.blocks.len() } else { 0 };
-    let (hidden, routed) = tracked.hidden_routed(&rows.to_input(&model.config, &Default::default()), n_again);
+    let (hidden, routed) =
+        tracked.hidden_routed(&rows.to_input(&model.config, &Default::default()), &Replay::first(n_again));
     let [b, t, d] = hidden.dims();
     let shift = |row: &[i64]| row[1..].iter().chain(&[-100]).map(|l| *l as i32).collect::<Vec<_>>();
     let targets: Vec<i32> = labels.chunks(t).flat_map(shift).collect();
@@ -177,7 +178,8 @@ fn the_load_balancing_loss_matches_transformers() {
     check_gradients(&model, "gptoss_aux", coefficient);
     for case_name in CASES {
         let case = Case::open("gptoss_aux", case_name);
-        let (_, routed) = model.hidden_routed(&case.rows.to_input(&model.config, &Default::default()), 0);
+        let (_, routed) =
+            model.hidden_routed(&case.rows.to_input(&model.config, &Default::default()), &Replay::default());
         let losses = RouterLosses::new(&routed, case.rows.real_tokens(&Default::default())).unwrap();
         let (got, want) = (floats(losses.balance)[0], case.file.read_f32("out.aux_loss").unwrap()[0]);
         assert!((got - want).abs() <= LOSS * want, "{case_name}: balance {got}, want {want}");
