@@ -1,7 +1,7 @@
 //! The overrides of the CUDA backend: every op of the trait.
 
-use burn::tensor::{DType, TensorMetadata};
 use burn::tensor::ops::{FloatTensor, IntTensor};
+use burn::tensor::{DType, TensorMetadata};
 use burn_cubecl::{BoolElement, CubeBackend, FloatElement, IntElement};
 
 use super::{Runtime, faults, gemm};
