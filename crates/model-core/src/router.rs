@@ -38,38 +38,29 @@ impl<B: LmBackend> RouterLosses<B> {
     /// f32 whatever the backend's float type.
     pub fn new(routed: &[Routing<B>], real: Tensor<B, 1>) -> Option<Self> {
         let [n_tokens, n] = routed.first()?.logits.dims();
-        let real_n1 = real.reshape([n_tokens, 1]);
-        let n_real = real_n1.clone().sum().clamp_min(1.0);
-        let ids: Vec<i32> = (0..n as i32).collect();
-        let ids = Tensor::<B, 1, Int>::from_data(TensorData::new(ids, [n]), &real_n1.device());
-        let (mut probability, mut squares, mut load) = (Vec::new(), Vec::new(), Vec::new());
-        for Routing { logits, experts } in routed {
-            let weighed = softmax(logits.clone(), 1) * real_n1.clone();
-            probability.push(weighed.sum_dim(0));
-            squares.push((log_sum_exp(logits.clone()).powi_scalar(2) * real_n1.clone()).sum());
-            load.push(counts(experts.clone(), &ids, &real_n1));
-        }
-        let n_layers = routed.len() as f32;
-        let units = n_real.clone() * n_layers;
-        let load = Tensor::cat(load, 0);
-        let chosen = load.clone().sum_dim(0).reshape([n]) / units.clone();
-        let probability = Tensor::cat(probability, 0).sum_dim(0).reshape([n]) / units.clone();
+        let n_layers = routed.len();
+        let logits = Tensor::cat(routed.iter().map(|routing| routing.logits.clone()).collect(), 0);
+        let experts = Tensor::cat(routed.iter().map(|routing| routing.experts.clone()).collect(), 0);
+        let real_n1 = Tensor::cat(vec![real.reshape([n_tokens, 1]); n_layers], 0);
+        let units = real_n1.clone().sum().clamp_min(1.0);
+        let probability = (softmax(logits.clone(), 1) * real_n1.clone()).sum_dim(0).reshape([n]) / units.clone();
+        let squares = log_sum_exp(logits).powi_scalar(2) * real_n1.clone();
+        let chosen = (choices(experts, n) * real_n1).reshape([n_layers, n_tokens, n]).sum_dim(1);
+        let load = chosen.reshape([n_layers, n]);
+        let share = load.clone().sum_dim(0).reshape([n]) / units.clone();
         let per_layer = load.clone().sum_dim(1).clamp_min(1.0);
-        Some(Self {
-            balance: (chosen * probability).sum() * n as f32,
-            z: Tensor::cat(squares, 0).sum() / units,
-            load: load / per_layer,
-        })
+        Some(Self { balance: (share * probability).sum() * n as f32, z: squares.sum() / units, load: load / per_layer })
     }
 }
 
-/// How often each expert was chosen by real tokens, `[1, n]`.
-fn counts<B: LmBackend>(experts: Tensor<B, 2, Int>, ids: &Tensor<B, 1, Int>, real_n1: &Tensor<B, 2>) -> Tensor<B, 2> {
-    let ([n_tokens, top_k], [n]) = (experts.dims(), ids.dims());
-    let chosen = experts.reshape([n_tokens, top_k, 1]).expand([n_tokens, top_k, n]);
-    let ids = ids.clone().reshape([1, 1, n]).expand([n_tokens, top_k, n]);
-    let chosen = chosen.equal(ids).float().cast(FloatDType::F32).sum_dim(1).reshape([n_tokens, n]);
-    (chosen * real_n1.clone()).sum_dim(0)
+/// One where a token goes through an expert, else zero: `[m, n]` of `[m, top_k]`.
+fn choices<B: LmBackend>(experts: Tensor<B, 2, Int>, n: usize) -> Tensor<B, 2> {
+    let [m, top_k] = experts.dims();
+    let ids: Vec<i32> = (0..n as i32).collect();
+    let ids = Tensor::<B, 1, Int>::from_data(TensorData::new(ids, [n]), &experts.device());
+    let ids = ids.reshape([1, 1, n]).expand([m, top_k, n]);
+    let experts = experts.reshape([m, top_k, 1]).expand([m, top_k, n]);
+    experts.equal(ids).float().cast(FloatDType::F32).sum_dim(1).reshape([m, n])
 }
 
 /// `ln Σ exp` of every row, `[n, 1]`.

@@ -7,7 +7,7 @@ use data_pipeline::{RowSet, TokenRow};
 use kernels_cubecl::{LmBackend, Precision};
 use model_core::Decoder;
 use model_core::adapter::{MergeBounds, merge_check, weights_hash};
-use model_core::hf::LoadOptions;
+use model_core::hf::{LoadOptions, SaveOptions};
 use trainer::batch::check_vocab;
 use trainer::checkpoint::ModelFiles;
 use trainer::config::Arithmetic;
@@ -129,8 +129,9 @@ fn outputs<B: LmBackend>(
         report.n_tokens, report.max_abs_logit, report.mean_kl, report.top1_agreement
     );
     let folder = config.dir.join("merged");
-    publish_folder(&folder, &config.model, |dir| {
-        merged.save(dir, MAX_SHARD_BYTES).map(drop).map_err(TrainError::from)
-    })?;
+    // The type that the weights have, so that nothing is lost and nothing is written twice as wide as it is.
+    let float = config.train.precision.float_type();
+    let options = SaveOptions { max_shard_bytes: MAX_SHARD_BYTES, float, packed_experts: false };
+    publish_folder(&folder, &config.model, |dir| merged.save_with(dir, options).map(drop).map_err(TrainError::from))?;
     Ok(folder)
 }

@@ -77,6 +77,11 @@ impl<B: LmBackend> Decoder<B> {
         make: &mut dyn FnMut(&LeafMap, Vec<f32>) -> Leaf<B>,
     ) -> Result<Self, ModelError> {
         let config = read_config(dir)?;
+        if options.packed_experts && config.experts().is_none() {
+            let (expected, got) =
+                ("a model with experts, which are to stay packed".to_owned(), "one without".to_owned());
+            return Err(ModelError::ConfigUnsupported { key: "model_type".to_owned(), expected, got }.in_file(dir));
+        }
         let weights = Weights::open(dir)?;
         let has = |name: &str| weights.place.contains_key(name);
         let map: Vec<(LeafMap, Stored)> = leaf_map(&config)

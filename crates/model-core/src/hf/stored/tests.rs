@@ -210,6 +210,15 @@ fn blocks_and_scales_that_do_not_fit_are_refused() {
 }
 
 #[test]
+fn experts_that_are_not_packed_or_not_there_cannot_stay_packed() {
+    let error = load(&fixture("gptoss"), true).unwrap_err();
+    let ModelError::TensorMissing { n_missing: 16, names, .. } = &error else { panic!("{error}") };
+    assert!(names.contains("down_proj_blocks"), "{names}");
+    let error = load(&fixture("llama"), true).unwrap_err().to_string();
+    assert!(error.contains("expected a model with experts"), "{error}");
+}
+
+#[test]
 fn another_number_of_experts_is_refused() {
     let dir = packed();
     let path = dir.path().join("config.json");
