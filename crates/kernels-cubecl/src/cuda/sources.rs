@@ -1,7 +1,7 @@
 //! A hash over the sources of all kernels, made at build time: cached kernels of another build are never used.
 
 /// The sources that kernels are generated from.
-const SOURCES: [&str; 16] = [
+const SOURCES: [&str; 21] = [
     include_str!("launch.rs"),
     include_str!("reduce.rs"),
     include_str!("../ops/accumulate/cuda.rs"),
@@ -12,12 +12,17 @@ const SOURCES: [&str; 16] = [
     include_str!("../ops/attention/cuda/forward.rs"),
     include_str!("../ops/attention/cuda/mma.rs"),
     include_str!("../ops/attention/cuda/tile.rs"),
+    include_str!("../ops/dispatch/cuda.rs"),
     include_str!("../ops/embedding/cuda.rs"),
+    include_str!("../ops/grouped_mxfp4/cuda.rs"),
+    include_str!("../ops/linear_bias/cuda.rs"),
     include_str!("../ops/linear_cross_entropy/cuda.rs"),
     include_str!("../ops/rms_norm/cuda.rs"),
     include_str!("../ops/rope_qkv/cuda.rs"),
+    include_str!("../ops/route/cuda.rs"),
     include_str!("../ops/sum_squares/cuda.rs"),
     include_str!("../ops/swiglu/cuda.rs"),
+    include_str!("../ops/swiglu_clamped/cuda.rs"),
 ];
 
 /// The hash.
