@@ -5,6 +5,7 @@
 //! # Source
 //! Open Compute Project, "Microscaling Formats (MX) Specification"; the rounding is that of the published GPT-OSS weights.
 
+use burn::backend::Autodiff;
 use burn::tensor::{DType, Int, Tensor, TensorData, TensorPrimitive, backend::Backend};
 
 use crate::{KernelError, LmBackend};
@@ -94,6 +95,16 @@ impl<B: Backend> Mxfp4<B> {
     pub fn rows(&self, at: usize, n: usize) -> Self {
         let part = |tensor: &Tensor<B, 2, Int>| tensor.clone().narrow(0, at, n);
         Self { codes: part(&self.codes), scales: part(&self.scales), dims: [n, self.dims[1]] }
+    }
+
+    /// A matrix of no rows: what stands in the place of one that is somewhere else.
+    pub fn empty(device: &B::Device) -> Self {
+        Self { codes: words(Vec::new(), [0, 0], device), scales: words(Vec::new(), [0, 0], device), dims: [0, 0] }
+    }
+
+    /// The same matrix under automatic differentiation, which never tracks it.
+    pub fn to_autodiff(&self) -> Mxfp4<Autodiff<B>> {
+        self.clone().map(Tensor::from_inner)
     }
 
     /// The same on another backend, field by field.
