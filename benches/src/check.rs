@@ -1,11 +1,13 @@
 //! `perf check`: the case tables of all ops on a device, against the f64 references.
 //!
-//! At the end stands what is no op: inputs that wait in the host's memory, and on CUDA the reports of faults.
+//! At the end stands what is no op: inputs that wait in the host's memory, copies for the host of tensors that change, and on
+//! CUDA the reports of faults.
 //!
 //! Each op is run on its own: one that panics is a miss and the next one still runs. `--op` and `--precision` choose, so that
 //! a script can give each op a process and a time limit of its own.
 
 mod offload;
+mod snapshot;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -102,7 +104,7 @@ fn each_precision() -> anyhow::Result<ExitCode> {
 const OFFLOADED: usize = 4096;
 const OFFLOADED_ON_CPU: usize = 16;
 
-/// Runs the chosen ops in one precision, and the check of offloaded inputs where all ops are chosen.
+/// Runs the chosen ops in one precision, and the checks of what is no op where all ops are chosen.
 fn rows<B: LmBackend>(arguments: &Arguments, precision: &'static str, seq: usize, device: &B::Device) -> Vec<Row> {
     let wanted = |list: &[String], name: &str| list.is_empty() || list.iter().any(|item| item == name);
     if !wanted(&arguments.precisions, precision) {
@@ -114,6 +116,8 @@ fn rows<B: LmBackend>(arguments: &Arguments, precision: &'static str, seq: usize
     if arguments.ops.is_empty() {
         let (checks, misses) = guarded(|| offload::compare::<B>(seq, device)).unwrap_or_else(|miss| (1, vec![miss]));
         rows.push(Row::bare("offload", precision, checks, misses));
+        let (checks, misses) = guarded(|| snapshot::compare::<B>(seq, device)).unwrap_or_else(|miss| (1, vec![miss]));
+        rows.push(Row::bare("snapshot", precision, checks, misses));
     }
     rows
 }

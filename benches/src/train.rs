@@ -126,6 +126,8 @@ struct Line {
     save_waits_s: Vec<f64>,
     /// For each save, seconds until it was committed.
     save_commits_s: Vec<f64>,
+    /// The slowest step that came right after a save, to be compared with `ms`.
+    after_save_ms: Option<f64>,
     losses: Vec<f64>,
     norms: Vec<f64>,
 }
@@ -203,6 +205,8 @@ struct TimedSave {
     stalls: Vec<f64>,
     waits: Vec<f64>,
     commits: Vec<f64>,
+    /// Steps that were saved.
+    steps: Vec<u64>,
 }
 
 impl TimedSave {
@@ -221,18 +225,36 @@ impl TimedSave {
             stalls: Vec::new(),
             waits: Vec::new(),
             commits: Vec::new(),
+            steps: Vec::new(),
         })
+    }
+
+    /// Seconds of the slowest step that came right after a save.
+    fn slowest_after(&self, steps: &[StepLog]) -> Option<f64> {
+        let after = steps.iter().filter(|log| self.steps.iter().any(|saved| saved + 1 == log.step));
+        after.map(|log| log.seconds).max_by(f64::total_cmp)
     }
 }
 
 impl<B: LmBackend> Save<B> for TimedSave {
+    fn prepare(&mut self, parts: &Parts<B>, config: &TrainConfig) -> Option<String> {
+        self.checkpointer.as_mut()?.prepare(parts, config)
+    }
+
     fn save(&mut self, parts: &Parts<B>, state: &TrainState) -> Result<Option<Vec<String>>, TrainError> {
         let Some(checkpointer) = &mut self.checkpointer else { return Ok(Some(Vec::new())) };
         self.begun = Instant::now();
         let result = checkpointer.save(parts, state);
         self.stalls.push(self.begun.elapsed().as_secs_f64());
         self.waits.push(0.0);
+        self.steps.push(state.step);
         result
+    }
+
+    fn before_update(&mut self) {
+        if let Some(checkpointer) = &mut self.checkpointer {
+            Save::<B>::before_update(checkpointer);
+        }
     }
 
     fn finish(&mut self, wait: bool) -> Option<Result<Vec<String>, TrainError>> {
@@ -478,7 +500,8 @@ fn measure<B: LmBackend>(
         used_gib,
         used_gib_after: log.used_after,
         planned_gib: gib(plan.total()),
-        host_gib: gib(plan.host),
+        host_gib: gib(plan.host + if arguments.save.is_some() { plan.saved } else { 0 }),
+        after_save_ms: save.slowest_after(&log.steps).map(|seconds| 1e3 * seconds),
         save_stalls_s: save.stalls,
         save_waits_s: save.waits,
         save_commits_s: save.commits,

@@ -9,7 +9,9 @@ use burn::tensor::ops::{FloatTensor, IntTensor};
 use burn::tensor::{DType, FloatDType, TensorData, TensorMetadata, read_sync};
 
 use crate::parking::{self, Parked};
-use crate::{AdamW, Dispatch, Fp8, Fp8Gradients, Fp8Saved, HeadLayout, Master, Moments, Mxfp4, portable};
+use crate::{
+    AdamW, Dispatch, Fp8, Fp8Gradients, Fp8Saved, HeadLayout, HostCopy, HostReserve, Master, Moments, Mxfp4, portable,
+};
 
 /// Direction of the rotary embedding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -475,5 +477,20 @@ pub trait LmBackend: Backend {
     /// Begins to move a tensor to the host's memory; see [`Parked`].
     fn lm_park(x: burn::tensor::Tensor<Self, 3>) -> Box<dyn Parked<Self>> {
         parking::park(x)
+    }
+    /// Begins to copy a tensor to the host; see [`HostCopy`].
+    fn lm_copy_float(x: FloatTensor<Self>) -> HostCopy {
+        HostCopy::here(read_sync(Self::float_into_data(x)))
+    }
+    /// As [`LmBackend::lm_copy_float`].
+    fn lm_copy_int(x: IntTensor<Self>) -> HostCopy {
+        HostCopy::here(read_sync(Self::int_into_data(x)))
+    }
+    /// Lets everything that is enqueued later come after the copies that are begun; nothing waits on the host.
+    fn lm_end_copies(_device: &Self::Device) {}
+    /// Begins to take memory of the host for as many copies at a time, of these bytes each, in a thread of its own; it stays
+    /// taken. Where that would be more than `limit` bytes nothing is taken, and beginning a copy waits for it.
+    fn lm_reserve_host(_device: &Self::Device, _sizes: &[usize], _limit: u64) -> HostReserve {
+        HostReserve::Unneeded
     }
 }

@@ -31,6 +31,7 @@ mod parking;
 mod portable;
 mod reading;
 mod simd_math;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 pub mod tolerance;
@@ -57,3 +58,4 @@ pub use mxfp4::{MXFP4_BLOCK, MXFP4_BYTES, Mxfp4, quantise_mxfp4};
 pub use ops::adamw::{AdamW, Master, Moments, PackedMoments};
 pub use parking::Parked;
 pub use reading::Reading;
+pub use snapshot::{HostCopy, HostReserve, Piece};

@@ -6,6 +6,7 @@
 mod plan;
 mod step;
 
+pub(crate) use plan::offloaded_bytes;
 pub use plan::{MemoryPlan, Workload};
 pub use step::{AdapterShape, Head};
 

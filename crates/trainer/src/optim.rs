@@ -4,9 +4,8 @@
 //! applies to matrices (embedding and head included) and never to norm gains.
 
 mod files;
-mod host;
 
-pub(crate) use host::leaf_to_host;
+pub(crate) use files::save_tensors;
 
 use std::path::Path;
 
@@ -102,21 +101,6 @@ impl<B: LmBackend> LeafState<B> {
         };
         Self { master, moments }
     }
-
-    /// Bytes of the state; every element of it has 4.
-    fn n_bytes(&self) -> u64 {
-        let moments = match &self.moments {
-            Moments::Full { m, v } => m.n_elements() + v.n_elements(),
-            Moments::Packed(PackedMoments { m, m_scale, v, v_scale }) => {
-                [m.dims(), v.dims(), m_scale.dims(), v_scale.dims()].as_flattened().iter().sum()
-            }
-        };
-        let master = match &self.master {
-            Master::Remainder(remainder) => remainder.dims()[0],
-            Master::Nearest | Master::Stochastic => 0,
-        };
-        4 * (moments + master) as u64
-    }
 }
 
 impl<B: LmBackend> Optimizer<B> {
@@ -158,11 +142,6 @@ impl<B: LmBackend> Optimizer<B> {
             }
         }
         Ok((model, optimizer))
-    }
-
-    /// Bytes that [`Optimizer::save`] writes, names left out.
-    pub fn n_bytes(&self) -> u64 {
-        self.states.iter().flatten().map(LeafState::n_bytes).sum()
     }
 
     /// One AdamW step on every trainable leaf that has a gradient.

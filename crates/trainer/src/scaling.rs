@@ -7,12 +7,11 @@
 use std::path::Path;
 
 use burn::tensor::{DType, Tensor, TensorData, backend::Backend};
-use kernels_cubecl::{Cpu, Leaf, LmBackend};
+use kernels_cubecl::LmBackend;
 use model_core::hf::tensor_file::Values;
 use model_core::hf::{FloatType, TensorFile, write_tensors};
 use model_core::{Decoder, ModelConfig};
 
-use crate::optim::leaf_to_host;
 use crate::{TrainConfig, TrainError};
 
 /// Rows of a history: input, weight, gradient of the output.
@@ -35,12 +34,6 @@ impl<B: LmBackend> Scaling<B> {
         let zeros = |n| Tensor::zeros([ROWS, n], (device, DType::F32));
         let n_histories = config.history().map_or(0, |_| model.linears().len());
         Self { histories: (0..n_histories).filter_map(|_| config.history().map(zeros)).collect() }
-    }
-
-    /// A copy on the host.
-    pub(crate) fn to_host(&self) -> Scaling<Cpu> {
-        let copy = |history: &Tensor<B, 2>| leaf_to_host(&Leaf::Matrix(history.clone())).matrix();
-        Scaling { histories: self.histories.iter().map(copy).collect() }
     }
 
     /// Writes the histories as one tensor `[projections, 3, n]`.
@@ -72,11 +65,6 @@ impl<B: LmBackend> Scaling<B> {
         let values = TensorFile::open(path)?.read_weight(TENSOR, &[n_histories, ROWS, n], false)?;
         let history = |row: &[f32]| Tensor::from_data(TensorData::new(row.to_vec(), [ROWS, n]), (device, DType::F32));
         Ok(Self { histories: values.chunks_exact(ROWS * n).map(history).collect() })
-    }
-
-    /// Bytes of the histories.
-    pub(crate) fn n_bytes(&self) -> u64 {
-        self.histories.iter().map(|history| 4 * history.dims().iter().product::<usize>() as u64).sum()
     }
 }
 

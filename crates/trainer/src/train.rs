@@ -54,12 +54,23 @@ pub enum Outcome {
 
 /// Writes checkpoints; the loop only says when.
 pub trait Save<B: LmBackend> {
+    /// Called once before the first step, with the parts as they will be: takes what saves will need. Returns what the user
+    /// should know.
+    fn prepare(&mut self, parts: &Parts<B>, config: &TrainConfig) -> Option<String> {
+        let _ = (parts, config);
+        None
+    }
+
     /// Commits a checkpoint of this moment and forgets old ones: returns what the user should know. Or copies the moment and
-    /// goes on in the background: returns `None`, and [`Save::finish`] tells the end before the next save begins.
+    /// goes on in the background: returns `None`, and [`Save::finish`] tells the end before the next save begins. The copy may be
+    /// on its way still, until [`Save::before_update`].
     ///
     /// # Errors
     /// When it could not be committed, or begun; the last good one is intact then.
     fn save(&mut self, parts: &Parts<B>, state: &TrainState) -> Result<Option<Vec<String>>, TrainError>;
+
+    /// Called before anything changes the parts in place: what is enqueued later comes after the copy of the last save.
+    fn before_update(&mut self) {}
 
     /// How the save in the background ended, as [`Save::save`] would have told it. `None` when there is none, or, unless it is
     /// to `wait`, while there is.
@@ -100,6 +111,7 @@ pub fn train<B: LmBackend>(
 ) -> Result<(Outcome, Parts<B>), TrainError> {
     let mut batches = Prefetch::new(state.step, PREFETCH_STEPS, move |step| source.step(step));
     let mut saving = Saving::default();
+    around.save.prepare(&parts, config).iter().for_each(|note| around.observe.warn(note));
     loop {
         saving.settle(state, around, false, false)?;
         let last = state.step >= config.last_step();
@@ -127,6 +139,7 @@ pub fn train<B: LmBackend>(
         // The device brings the numbers while it takes the step, which it leaves out by itself when they are not finite.
         let numbers = numbers.start_reading();
         if units > 0.0 {
+            around.save.before_update();
             let Parts { model, mut optimizer, scaling, device } = parts;
             let model = optimizer.step(model, gradients, config, lr, scale, state.updates + 1);
             parts = Parts { model, optimizer, scaling, device };

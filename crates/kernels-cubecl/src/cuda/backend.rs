@@ -1,19 +1,19 @@
 //! The overrides of the CUDA backend: every op of the trait.
 
-use burn::tensor::ops::{FloatTensor, IntTensor};
-use burn::tensor::{DType, Tensor, TensorData, TensorMetadata};
+use burn::tensor::ops::{FloatTensor, FloatTensorOps, IntTensor, IntTensorOps};
+use burn::tensor::{DType, Tensor, TensorData, TensorMetadata, read_sync};
 use burn_cubecl::{BoolElement, CubeBackend, FloatElement, IntElement};
 
 use super::launch::dense;
-use super::{Runtime, bridge, faults, gemm, parking};
+use super::{Runtime, bridge, faults, gemm, parking, snapshot};
 use crate::backend::StatsParts;
 use crate::ops::{
     accumulate, adamw, attention, dispatch, embedding, grouped_mxfp4, linear_bias, linear_cross_entropy, linear_fp8,
     rms_norm, rope_qkv, route, sum_squares, swiglu, swiglu_clamped,
 };
 use crate::{
-    AdamW, CrossEntropyParts, Dispatch, Fp8, Fp8Gradients, Fp8Saved, HeadLayout, LmBackend, Master, Moments, Mxfp4,
-    Parked, Rotation, Tracked,
+    AdamW, CrossEntropyParts, Dispatch, Fp8, Fp8Gradients, Fp8Saved, HeadLayout, HostCopy, HostReserve, LmBackend,
+    Master, Moments, Mxfp4, Parked, Rotation, Tracked,
 };
 
 impl<F: FloatElement, I: IntElement, T: BoolElement> LmBackend for CubeBackend<Runtime, F, I, T> {
@@ -238,6 +238,25 @@ impl<F: FloatElement, I: IntElement, T: BoolElement> LmBackend for CubeBackend<R
     fn lm_park(x: Tensor<Self, 3>) -> Box<dyn Parked<Self>> {
         faults::enter("offload");
         Box::new(parking::OnHost::new(x.into_primitive().tensor()))
+    }
+
+    fn lm_copy_float(x: FloatTensor<Self>) -> HostCopy {
+        faults::enter(snapshot::OP);
+        snapshot::begin(x, |x| HostCopy::here(read_sync(Self::float_into_data(x))))
+    }
+
+    fn lm_copy_int(x: IntTensor<Self>) -> HostCopy {
+        faults::enter(snapshot::OP);
+        snapshot::begin(x, |x| HostCopy::here(read_sync(Self::int_into_data(x))))
+    }
+
+    /// Not an op that reports faults: it is also called while one is being reported.
+    fn lm_end_copies(device: &Self::Device) {
+        bridge::finish_snapshots(snapshot::OP, device);
+    }
+
+    fn lm_reserve_host(device: &Self::Device, sizes: &[usize], limit: u64) -> HostReserve {
+        bridge::reserve(device, sizes, limit)
     }
 
     fn lm_linear_fp8_fwd(

@@ -21,6 +21,7 @@ use cubecl_common::{device::Device, device_handle::DeviceHandle, stream_id::Stre
 use cudarc::driver::sys;
 
 use super::{Buffer, CudaDevice, Runtime, faults};
+pub(super) use copies::snapshot::{Reserved, begin_snapshot, finish_snapshots, reserve};
 pub(super) use copies::{HostMemory, Way, begin_copy, finish_copies};
 pub use driver::device_memory;
 pub(super) use driver::{Facts, facts, libraries};
@@ -57,6 +58,13 @@ fn ask<T: Send + 'static>(device: &CudaDevice, task: impl FnOnce(&mut Server) ->
         let handle = devices.entry(device.index).or_insert_with(|| DeviceHandle::new(device.to_id()));
         handle.submit_blocking(task).expect("the device thread answers")
     })
+}
+
+/// Sends what is submitted to the device thread, which otherwise waits for more.
+fn flush(device: &CudaDevice) {
+    DEVICES.with_borrow_mut(|devices| {
+        devices.entry(device.index).or_insert_with(|| DeviceHandle::new(device.to_id())).flush_queue();
+    });
 }
 
 /// Waits until the device has done everything that is enqueued.
@@ -99,8 +107,9 @@ impl Foreign {
         Self { context, stream, before, after, copies, products, modules: raw::Modules::default() }
     }
 
-    /// Runs `work` so that it comes after all earlier and before all later work of the context.
-    fn in_order(&mut self, work: impl FnOnce(&mut Self)) {
+    /// Runs `work`, during which `room` bytes can be copied, so that it comes after all earlier and before all later work of
+    /// the context.
+    fn in_order(&mut self, room: usize, work: impl FnOnce(&mut Self)) {
         // SAFETY: context, stream and events are those made in `new`, on this thread, and are never destroyed.
         unsafe {
             check("cuCtxRecordEvent", sys::cuCtxRecordEvent(self.context, self.before));
@@ -108,7 +117,7 @@ impl Foreign {
         }
         work(self);
         // Here it can run beside the work: `before` has not seen it, and `after` is not waited for yet.
-        self.copies.advance();
+        self.copies.advance(room);
         // SAFETY: as above.
         unsafe {
             check("cuEventRecord", sys::cuEventRecord(self.after, self.stream));
@@ -121,7 +130,17 @@ impl Foreign {
 ///
 /// The order of the streams keeps their memory until the work is done.
 fn enqueue(op: &'static str, buffers: &[&Buffer], work: impl FnOnce(&mut Foreign, &[u64]) + Send + 'static) {
-    on_foreign(op, buffers, move |foreign, addresses| foreign.in_order(|foreign| work(foreign, addresses)));
+    enqueue_long(op, buffers, 0, work);
+}
+
+/// As [`enqueue`], for work during which so many bytes can be copied.
+fn enqueue_long(
+    op: &'static str,
+    buffers: &[&Buffer],
+    room: usize,
+    work: impl FnOnce(&mut Foreign, &[u64]) + Send + 'static,
+) {
+    on_foreign(op, buffers, move |foreign, addresses| foreign.in_order(room, |foreign| work(foreign, addresses)));
 }
 
 /// As [`enqueue`], without an order: `work` has to make it.

@@ -119,11 +119,16 @@ pub(super) fn on_device_thread(op: &'static str, work: impl FnOnce()) {
     work();
 }
 
+/// Whether there is a fault that nobody has reported yet.
+pub(super) fn pending() -> bool {
+    PENDING.load(Ordering::Acquire)
+}
+
 /// Called by each op: remembers its name, and panics if an earlier op has failed on the device thread.
 pub(super) fn enter(op: &'static str) {
     super::profile::enter(op);
     *LAST_OP.lock().unwrap_or_else(PoisonError::into_inner) = op;
-    if PENDING.load(Ordering::Acquire) {
+    if pending() {
         let fault = FAULT.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(fault) = fault {
             panic!("{fault}");
@@ -156,6 +161,9 @@ pub fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, KernelError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// There is one fault at a time, for all tests of a process.
+    static ALONE: Mutex<()> = Mutex::new(());
 
     #[test]
     fn ops_are_named_by_their_folder() {
@@ -191,6 +199,7 @@ mod tests {
 
     #[test]
     fn a_panic_for_lack_of_memory_is_an_error_of_its_own() {
+        let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         watch();
         let error = guarded(|| {
             let panics = || on_device_thread("attention", || panic!("can't allocate buffer of size: 4096"));
@@ -205,6 +214,7 @@ mod tests {
     /// A panic on a thread like cubecl's becomes an error that names the op, and the next op does not run.
     #[test]
     fn a_panic_of_the_device_thread_is_an_error() {
+        let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         watch();
         let fault = guarded(|| {
             let panics = || on_device_thread("linear", || panic!("out of everything"));

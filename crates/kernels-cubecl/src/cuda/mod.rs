@@ -14,6 +14,7 @@ mod parking;
 mod probe;
 pub mod profile;
 pub(crate) mod reduce;
+mod snapshot;
 mod sources;
 
 pub use crate::ops::linear_fp8::cuda::round_fp8;

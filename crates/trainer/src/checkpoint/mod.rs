@@ -5,9 +5,10 @@
 //! read back. Loading goes from the newest down to the first whose every hash holds; a bad one is renamed to
 //! `step-N.bad-<i>`, so that somebody can look at it.
 //!
-//! The loop waits only until everything is copied to the host: the protocol runs on a thread of its own, one save at a time,
-//! and the last save of a run is waited for.
+//! The loop does not wait for it: the copy to the host is made beside the next step where the device can do that, the protocol
+//! runs on a thread of its own, one save at a time, and only the last save of a run is waited for.
 
+mod contents;
 mod disk;
 mod manifest;
 mod parts;

@@ -6,12 +6,14 @@ use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 
 use gates::artifact::read_bounded;
-use kernels_cubecl::{Cpu, LmBackend, Mxfp4};
+use kernels_cubecl::{Cpu, HostCopy, HostReserve, LmBackend, Piece};
 use model_core::hf::{FloatType, SaveOptions, generation_config};
-use model_core::{Decoder, LoraConfig, NamedLeaf};
+use model_core::{Decoder, LoraConfig};
 
+use super::contents::{Arrived, Contents, frame};
 use super::store::CheckpointStore;
-use crate::optim::{Optimizer, hollow, leaf_to_host};
+use crate::memory::{host_available, offloaded_bytes};
+use crate::optim::{Optimizer, save_tensors};
 use crate::scaling::Scaling;
 use crate::state::TrainState;
 use crate::train::{Parts, Save};
@@ -34,6 +36,8 @@ const SCALING_FILE: &str = "scaling.safetensors";
 const STATE_FILE: &str = "state.json";
 /// Largest state file.
 const MAX_STATE_BYTES: u64 = 1 << 20;
+/// Bytes of the host's memory that copies of the state leave to the rest of the run.
+const HOST_MARGIN: u64 = 1 << 30;
 
 /// What of a model a checkpoint holds.
 #[derive(Clone, Debug)]
@@ -51,12 +55,16 @@ pub enum ModelFiles {
 
 /// Saves a run's parts; what the loop calls.
 ///
-/// A save copies everything to the host and returns; a thread of its own writes, hashes, syncs and commits the copy. One save
-/// is in flight at most, and it is waited for when this is dropped, however the run ends.
-#[derive(Debug)]
+/// A save begins to copy everything to the host and returns; a thread of its own waits for the copy, writes, hashes, syncs and
+/// commits it. On CUDA the copy goes on beside the next step, up to its update, into memory that is pinned before the first save.
+/// One save is in flight at most, and it is waited for when this is dropped, however the run ends.
 pub struct Checkpointer {
     writer: Arc<CheckpointWriter>,
     in_flight: Option<JoinHandle<Result<Vec<String>, TrainError>>>,
+    /// Ends the copies that are begun.
+    end_copies: Option<Box<dyn FnOnce() + Send>>,
+    /// Memory for copies was asked for, and nothing was said yet about copies that found none.
+    expects_memory: bool,
 }
 
 /// Where checkpoints go and what they hold.
@@ -75,17 +83,39 @@ pub struct CheckpointWriter {
 impl Checkpointer {
     /// Nothing is being saved yet.
     pub fn new(writer: CheckpointWriter) -> Self {
-        Self { writer: Arc::new(writer), in_flight: None }
+        Self { writer: Arc::new(writer), in_flight: None, end_copies: None, expects_memory: false }
     }
 
     /// Where checkpoints go and what they hold.
     pub fn writer(&self) -> &CheckpointWriter {
         &self.writer
     }
+
+    /// Nobody waits for a copy in vain after this.
+    fn end_copies(&mut self) {
+        if let Some(end) = self.end_copies.take() {
+            end();
+        }
+    }
+
+    /// A note, the first time that copies have found no memory.
+    fn memory_note(&mut self, copies: &Contents<HostCopy>) -> Option<String> {
+        let n_waited = copies.all().filter(|copy| copy.is_here()).count();
+        if !self.expects_memory || n_waited == 0 {
+            return None;
+        }
+        self.expects_memory = false;
+        let n_all = copies.all().count();
+        Some(format!(
+            "the loop waited for {n_waited} of the checkpoint's {n_all} tensors, which found no pinned memory of the host; \
+             raise the limit of locked memory or free memory"
+        ))
+    }
 }
 
 impl Drop for Checkpointer {
     fn drop(&mut self) {
+        self.end_copies();
         if let Some(save) = self.in_flight.take() {
             // The run has an error of its own to tell; the checkpoint is there, or the one before it is.
             let _ = save.join();
@@ -93,84 +123,98 @@ impl Drop for Checkpointer {
     }
 }
 
-/// A copy of what a checkpoint holds on the host; in the place of a frozen base stands nothing.
-fn to_host<B: LmBackend>(parts: &Parts<B>, files: &ModelFiles) -> Parts<Cpu> {
-    let whole = matches!(files, ModelFiles::Full);
-    let mut leaf = |named: &NamedLeaf<B>| match whole || named.trainable {
-        true => leaf_to_host(&named.leaf),
-        false => hollow(&named.leaf, &Default::default()),
-    };
-    // Packed weights never train, so that a whole model has none.
-    let model = parts.model.map_backend(&mut leaf, &mut |_| Mxfp4::empty(&Default::default()));
-    let (optimizer, scaling) = (parts.optimizer.to_host(), parts.scaling.to_host());
-    Parts { model, optimizer, scaling, device: Default::default() }
-}
-
 impl CheckpointWriter {
     /// Commits a checkpoint and forgets old ones; returns what the user should know.
-    fn write<B: LmBackend>(
+    fn write(
         &self,
         n_bytes: u64,
-        parts: &Parts<B>,
+        frame: &Decoder<Cpu>,
+        copies: Contents<HostCopy>,
         state: &TrainState,
     ) -> Result<Vec<String>, TrainError> {
-        self.store.save(state.step, n_bytes, &mut |dir| self.fill(parts, state, dir))?;
+        let arrived = copies.wait(frame)?;
+        self.store.save(state.step, n_bytes, &mut |dir| self.fill(&arrived, state, dir))?;
         // The checkpoint is committed; that an old one is still there is no failure of the save.
         let pruned = self.store.prune(state.best_saved.as_ref().map(|best| best.step));
         Ok(pruned.err().map(|error| format!("old checkpoints were kept: {error}")).into_iter().collect())
     }
 
-    fn fill<B: LmBackend>(&self, parts: &Parts<B>, state: &TrainState, dir: &Path) -> Result<(), TrainError> {
+    fn fill(&self, arrived: &Arrived, state: &TrainState, dir: &Path) -> Result<(), TrainError> {
+        let Arrived { model, optimizer, scaling } = arrived;
         match &self.files {
             ModelFiles::Full => {
                 let options =
                     SaveOptions { max_shard_bytes: MAX_SHARD_BYTES, float: self.float, packed_experts: false };
-                drop(parts.model.save_with(dir, options)?);
+                drop(model.save_with(dir, options)?);
             }
-            ModelFiles::Adapter { config, base_hash } => drop(parts.model.save_peft(dir, config, base_hash)?),
+            ModelFiles::Adapter { config, base_hash } => drop(model.save_peft(dir, config, base_hash)?),
         }
         copy_companions(&self.tokenizer_dir, dir)?;
         let generation = dir.join(GENERATION_FILE);
         if matches!(self.files, ModelFiles::Full) && !generation.exists() {
-            let text = generation_config(&parts.model.config);
+            let text = generation_config(&model.config);
             std::fs::write(&generation, text).map_err(TrainError::io("write", &generation))?;
         }
         let trainer = dir.join(TRAINER);
         std::fs::create_dir(&trainer).map_err(TrainError::io("create", &trainer))?;
-        parts.optimizer.save(&parts.model, &trainer.join(OPTIMIZER_FILE))?;
-        if !parts.scaling.histories.is_empty() {
-            parts.scaling.save(&trainer.join(SCALING_FILE))?;
+        save_tensors(optimizer, &trainer.join(OPTIMIZER_FILE))?;
+        if !scaling.histories.is_empty() {
+            scaling.save(&trainer.join(SCALING_FILE))?;
         }
         let path = trainer.join(STATE_FILE);
         let text = serde_json::to_vec_pretty(state).map_err(|e| TrainError::broken(&path, e.to_string()))?;
         std::fs::write(&path, text).map_err(TrainError::io("write", &path))
     }
-
-    /// Bytes that a save writes, small files left out.
-    fn n_bytes<B: LmBackend>(&self, parts: &Parts<B>) -> u64 {
-        let (mut all, mut trainable) = (0, 0);
-        for named in parts.model.leaves() {
-            let n = named.leaf.n_elements() as u64;
-            all += n;
-            trainable += if named.trainable { n } else { 0 };
-        }
-        let model = if matches!(self.files, ModelFiles::Full) { all } else { trainable };
-        model * self.float.bytes() as u64 + parts.optimizer.n_bytes() + parts.scaling.n_bytes()
-    }
 }
 
 impl<B: LmBackend> Save<B> for Checkpointer {
+    fn prepare(&mut self, parts: &Parts<B>, config: &TrainConfig) -> Option<String> {
+        let contents = Contents::of(parts, &self.writer.files);
+        let sizes: Vec<usize> = contents.all().map(Piece::n_bytes).collect();
+        let needed: u64 = sizes.iter().map(|bytes| *bytes as u64).sum();
+        // The writer has the weights of a file in f32 at a time.
+        let others = HOST_MARGIN + 2 * needed.min(MAX_SHARD_BYTES) + offloaded_bytes(&parts.model.config, config);
+        let available = host_available().unwrap_or(u64::MAX);
+        match B::lm_reserve_host(&parts.device, &sizes, available.saturating_sub(others)) {
+            HostReserve::Unneeded => None,
+            HostReserve::Begun => {
+                self.expects_memory = true;
+                None
+            }
+            HostReserve::TooMuch => Some(format!(
+                "every save will hold the loop up: copies beside it need {needed} bytes of pinned memory of the host, and \
+                 {others} for the rest of the run, {available} are available"
+            )),
+        }
+    }
+
     fn save(&mut self, parts: &Parts<B>, state: &TrainState) -> Result<Option<Vec<String>>, TrainError> {
         assert!(self.in_flight.is_none(), "step {}: the save before this one was not asked about", state.step);
-        let n_bytes = self.writer.n_bytes(parts);
-        let (writer, copy, state) = (self.writer.clone(), to_host(parts, &self.writer.files), state.clone());
-        let work = move || writer.write(n_bytes, &copy, &state);
+        let contents = Contents::of(parts, &self.writer.files);
+        let n_bytes = contents.all().map(|piece| piece.n_bytes() as u64).sum();
+        let (writer, frame, state, device) =
+            (self.writer.clone(), frame(&parts.model), state.clone(), parts.device.clone());
+        let copies = contents.copy();
+        self.end_copies = Some(Box::new(move || B::lm_end_copies(&device)));
+        let note = self.memory_note(&copies);
+        let work = move || {
+            let mut notes = writer.write(n_bytes, &frame, copies, &state)?;
+            notes.extend(note);
+            Ok(notes)
+        };
         let thread = Builder::new().name("checkpoint".into()).spawn(work);
         self.in_flight = Some(thread.map_err(TrainError::io("start a thread that writes", self.writer.store.root()))?);
         Ok(None)
     }
 
+    fn before_update(&mut self) {
+        self.end_copies();
+    }
+
     fn finish(&mut self, wait: bool) -> Option<Result<Vec<String>, TrainError>> {
+        if wait {
+            self.end_copies();
+        }
         let save = self.in_flight.take_if(|save| wait || save.is_finished())?;
         // A panic there is one here.
         Some(save.join().unwrap_or_else(|panic| resume_unwind(panic)))

@@ -57,6 +57,9 @@ pub struct MemoryPlan {
     pub host: u64,
     /// Offloaded blocks.
     pub offloaded: u64,
+    /// Pinned in the host's memory for the copy that a checkpoint is written from; where the host has too little for it, the run
+    /// waits while a save copies.
+    pub saved: u64,
 }
 
 impl MemoryPlan {
@@ -79,22 +82,25 @@ impl MemoryPlan {
             adapter,
         };
         let StepMemory { gradients, kept, apart, together } = replay(model, &shapes);
+        let remainder = if half && train.master == MasterKind::Remainder { 2 * trainable } else { 0 };
+        let moments = match train.moments {
+            MomentsKind::Full => 8 * trainable,
+            MomentsKind::Packed => 2 * (trainable + 4 * trainable.div_ceil(MOMENT_BLOCK)),
+        };
         let packed = adapter.is_some_and(|adapter| adapter.packed_experts);
         Self {
             weights: all * element - if packed { packing_saves(model, element) } else { 0 },
-            remainder: if half && train.master == MasterKind::Remainder { 2 * trainable } else { 0 },
-            moments: match train.moments {
-                MomentsKind::Full => 8 * trainable,
-                MomentsKind::Packed => 2 * (trainable + 4 * trainable.div_ceil(MOMENT_BLOCK)),
-            },
+            remainder,
+            moments,
             histories: planned_bytes(model, train),
             gradients,
             activations: kept,
             passing: apart.saturating_sub(gradients + kept),
             shared: (gradients + kept).max(apart) - together,
             libraries: LIBRARIES,
-            host: shapes.offloaded * train.tokens_per_micro_batch * model.d_model as u64 * element,
+            host: offloaded_bytes(model, train),
             offloaded: shapes.offloaded,
+            saved: trainable * element + remainder + moments,
         }
     }
 
@@ -178,6 +184,12 @@ fn cheaper(train: &TrainConfig) -> Vec<(String, TrainConfig)> {
     ]
 }
 
+/// Bytes of the host's memory that the inputs of offloaded blocks need.
+pub(crate) fn offloaded_bytes(model: &ModelConfig, train: &TrainConfig) -> u64 {
+    let element = if train.precision == Arithmetic::F32 { 4 } else { 2 };
+    train.replay(model.n_layers).offloaded as u64 * train.tokens_per_micro_batch * model.d_model as u64 * element
+}
+
 /// Parameters of an adapter on every projection.
 fn adapter_params(model: &ModelConfig, rank: u64) -> u64 {
     let sides = |map: LeafMap| match (map.n_experts, &map.dims[..]) {
@@ -228,7 +240,7 @@ impl fmt::Display for MemoryPlan {
         if self.host > 0 {
             writeln!(f, "host memory: {} pinned for the inputs of {} blocks", gib(self.host), self.offloaded)?;
         }
-        Ok(())
+        writeln!(f, "host memory: {} pinned for checkpoints, where there is enough of it", gib(self.saved))
     }
 }
 
@@ -289,6 +301,7 @@ mod tests {
         let planned = with(&base);
         assert_eq!((planned.weights, planned.remainder, planned.gradients), (2 * n, 2 * n, 2 * n));
         assert_eq!(planned.moments, 2 * n + 8 * n.div_ceil(256));
+        assert_eq!(planned.saved, 4 * n + planned.moments);
         assert_eq!(planned.shared, 0, "later micro-batches find all gradients there");
         let stochastic = with(&TrainConfig { master: MasterKind::Stochastic, ..base.clone() });
         assert_eq!((stochastic.remainder, planned.total() - stochastic.total()), (0, 2 * n));
@@ -323,6 +336,7 @@ mod tests {
         let n = adapter_params(&model, 8);
         let plain = adapter(false);
         assert_eq!((plain.gradients, plain.moments, plain.remainder), (2 * n, 8 * n, 2 * n));
+        assert_eq!(plain.saved, 12 * n, "nothing of the base");
         assert!(plain.total() < plan(&model, &train).total() && plain.total() < adapter(true).total());
         let preference = MemoryPlan::new(&model, &train, Head::Logprobs, None);
         assert!(preference.total() > 3 << 30, "{preference}");
@@ -416,7 +430,7 @@ mod tests {
         }
         let text = all.to_string();
         assert!(text.contains("host memory: 8.00 GiB pinned for the inputs of 32 blocks"), "{text}");
-        assert!(!kept.to_string().contains("host"));
+        assert!(!kept.to_string().contains("inputs"));
     }
 
     #[test]

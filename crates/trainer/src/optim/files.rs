@@ -5,8 +5,8 @@
 
 use std::path::Path;
 
-use burn::tensor::{DType, Int, Tensor, TensorData, backend::Backend};
-use kernels_cubecl::{Leaf, LmBackend, Master, Moments, PackedMoments};
+use burn::tensor::{DType, Int, Tensor, TensorData};
+use kernels_cubecl::{Leaf, LmBackend, Master, Moments, PackedMoments, Piece};
 use model_core::hf::tensor_file::Values;
 use model_core::hf::{FloatType, TensorFile, write_tensors};
 use model_core::{Decoder, NamedLeaf};
@@ -14,51 +14,26 @@ use model_core::{Decoder, NamedLeaf};
 use super::{LeafState, Optimizer};
 use crate::{TrainConfig, TrainError};
 
-/// A tensor on its way into the file.
-enum Stored {
-    Float(Vec<f32>),
-    Words(Vec<i32>),
-}
-
-impl Stored {
-    fn view(&self) -> Values<'_> {
-        match self {
-            Self::Float(values) => Values::Float(values),
-            Self::Words(values) => Values::Words(values),
-        }
-    }
-}
-
-fn floats(data: TensorData) -> Stored {
-    Stored::Float(data.convert::<f32>().into_vec().expect("converted to f32 just before"))
-}
-
-fn words<B: Backend>(tensor: &Tensor<B, 1, Int>) -> (Vec<usize>, Stored) {
-    let data = tensor.clone().into_data().convert::<i32>();
-    (data.shape.to_vec(), Stored::Words(data.into_vec().expect("converted to i32 just before")))
-}
-
 impl<B: LmBackend> LeafState<B> {
     /// Every tensor of the state with its name.
-    fn tensors(&self, leaf: &str) -> Vec<(String, Vec<usize>, Stored)> {
+    fn pieces(&self, leaf: &str) -> Vec<(String, Piece<B>)> {
         let mut out = Vec::new();
-        let mut add =
-            |kind: &str, (dims, values): (Vec<usize>, Stored)| out.push((format!("{kind}.{leaf}"), dims, values));
+        let mut add = |kind: &str, piece: Piece<B>| out.push((format!("{kind}.{leaf}"), piece));
         match &self.moments {
             Moments::Full { m, v } => {
                 for (kind, moment) in [("m", m), ("v", v)] {
-                    add(kind, (moment.dims(), floats(moment.clone().into_data())));
+                    add(kind, Piece::Float(moment.clone()));
                 }
             }
             Moments::Packed(PackedMoments { m, m_scale, v, v_scale }) => {
                 for (kind, codes, scales) in [("m", m, m_scale), ("v", v, v_scale)] {
-                    add(&format!("{kind}.codes"), words(codes));
-                    add(&format!("{kind}.scales"), (scales.dims().to_vec(), floats(scales.clone().into_data())));
+                    add(&format!("{kind}.codes"), Piece::Int(codes.clone()));
+                    add(&format!("{kind}.scales"), Piece::Float(Leaf::Vector(scales.clone())));
                 }
             }
         }
         if let Master::Remainder(remainder) = &self.master {
-            add("remainder", words(remainder));
+            add("remainder", Piece::Int(remainder.clone()));
         }
         out
     }
@@ -105,19 +80,13 @@ impl<B: LmBackend> LeafState<B> {
 }
 
 impl<B: LmBackend> Optimizer<B> {
-    /// Writes the state of every trainable leaf.
-    ///
-    /// # Errors
-    /// As [`write_tensors`].
-    pub fn save(&self, model: &Decoder<B>, path: &Path) -> Result<(), TrainError> {
+    /// The tensors of every trainable leaf's state, with their names in the file.
+    pub(crate) fn pieces(&self, model: &Decoder<B>) -> Vec<(String, Piece<B>)> {
         let states = model.leaves().into_iter().zip(&self.states);
-        let tensors: Vec<_> =
-            states.filter_map(|(leaf, state)| Some(state.as_ref()?.tensors(&leaf.name))).flatten().collect();
-        let tensors = tensors.iter().map(|(name, dims, values)| (name.clone(), dims.clone(), values.view()));
-        Ok(write_tensors(path, tensors.collect(), FloatType::F32)?)
+        states.filter_map(|(leaf, state)| Some(state.as_ref()?.pieces(&leaf.name))).flatten().collect()
     }
 
-    /// Reads what [`Optimizer::save`] wrote for the same model and configuration.
+    /// Reads what [`save_tensors`] wrote for the same model and configuration.
     ///
     /// # Errors
     /// A missing, misshapen or non-finite tensor, by name.
@@ -130,5 +99,22 @@ impl<B: LmBackend> Optimizer<B> {
             LeafState::new(&named.leaf, config, device).read(&file, &named.name, device).map(Some)
         };
         Ok(Self { states: model.leaves().into_iter().map(read).collect::<Result<_, _>>()? })
+    }
+}
+
+/// Writes the values of [`Optimizer::pieces`], as they are in memory.
+///
+/// # Errors
+/// As [`write_tensors`].
+pub(crate) fn save_tensors(tensors: &[(String, TensorData)], path: &Path) -> Result<(), TrainError> {
+    let tensors = tensors.iter().map(|(name, data)| (name.clone(), data.shape.to_vec(), values(data)));
+    Ok(write_tensors(path, tensors.collect(), FloatType::F32)?)
+}
+
+/// The values of a state's tensor, which are f32 or 32-bit words.
+fn values(data: &TensorData) -> Values<'_> {
+    match data.dtype {
+        DType::F32 => Values::Float(data.as_slice().expect("f32, as just seen")),
+        _ => Values::Words(data.as_slice().expect("the optimizer's state is f32 or i32")),
     }
 }

@@ -129,6 +129,39 @@ fn a_signal_before_the_first_step_saves_the_beginning() {
     assert_eq!((ran.outcome.unwrap(), ran.asked), (Outcome::Interrupted, vec![0]));
 }
 
+/// Writes down what it is asked, and in which order.
+#[derive(Default)]
+struct Calls(Vec<String>);
+
+impl Save<Cpu> for Calls {
+    fn prepare(&mut self, _: &Parts<Cpu>, _: &TrainConfig) -> Option<String> {
+        self.0.push("prepare".into());
+        Some("little memory".into())
+    }
+
+    fn save(&mut self, _: &Parts<Cpu>, state: &TrainState) -> Result<Option<Vec<String>>, TrainError> {
+        self.0.push(format!("save {}", state.step));
+        Ok(Some(Vec::new()))
+    }
+
+    fn before_update(&mut self) {
+        self.0.push("update".into());
+    }
+}
+
+/// Copies that are on their way end before the parts change, and memory for them is taken before the first step.
+#[test]
+fn a_save_is_told_before_the_parts_change() {
+    let settings = TrainConfig { save_every: 2, ..config(4) };
+    let (mut save, mut seen, flag) = (Calls::default(), Recorder::default(), AtomicBool::new(false));
+    let eval = EvalSet::default();
+    let mut around = Surroundings { eval: &eval, save: &mut save, observe: &mut seen, interrupted: &flag };
+    let rows = source(rows(16, 1), &settings);
+    train(&TRAINED, rows, parts(model(), &settings), &mut TrainState::default(), &settings, &mut around).unwrap();
+    assert_eq!(save.0, ["prepare", "update", "update", "save 2", "update", "update", "save 4"]);
+    assert_eq!(seen.warnings, ["little memory"]);
+}
+
 /// The loop trains on while the disk is slow, and the checkpoint is that of the step that was saved.
 #[test]
 fn a_slow_disk_does_not_stop_the_loop() {

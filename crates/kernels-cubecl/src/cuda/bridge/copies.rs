@@ -3,6 +3,11 @@
 //! They have a stream of their own. Every foreign work waits for all that the context has enqueued before it, copies included,
 //! so a large copy would hold the next product up. It is cut into parts, and each foreign work takes one along: the part runs
 //! beside that work, and only the work after it waits for it.
+//!
+//! There are two queues. Parked tensors come first, because their memory is wanted soon. Snapshots ([`snapshot`]) take what
+//! room is left beside the work.
+
+pub(super) mod snapshot;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ptr::null_mut;
@@ -10,6 +15,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use cudarc::driver::sys;
 
+use self::snapshot::Snapshots;
 use super::{Buffer, CudaDevice, FOREIGN, Foreign, NON_BLOCKING, WITHOUT_TIMING, check, on_foreign, submit};
 use crate::cuda::faults;
 
@@ -55,16 +61,21 @@ fn unused(key: (usize, usize)) -> Option<usize> {
 }
 
 fn pin(bytes: usize) -> usize {
-    let mut address = null_mut();
-    // SAFETY: the pointer is to a live local variable; cubecl has made its context current on this thread.
-    let result = unsafe { sys::cuMemHostAlloc(&mut address, bytes.max(1), 0) };
     // The name of the driver's error would pass for a lack of device memory.
-    assert!(
-        result == sys::CUresult::CUDA_SUCCESS,
-        "cuMemHostAlloc: the host has no {bytes} bytes to pin ({}); offload fewer blocks, or raise the limit of locked memory",
-        result as u32
-    );
-    address as usize
+    try_pin(bytes).unwrap_or_else(|result| {
+        panic!(
+            "cuMemHostAlloc: the host has no {bytes} bytes to pin ({}); offload fewer blocks, or raise the limit of locked memory",
+            result as u32
+        )
+    })
+}
+
+/// Pins so many bytes; called with the device's context current on the thread.
+fn try_pin(bytes: usize) -> Result<usize, sys::CUresult> {
+    let mut address = null_mut();
+    // SAFETY: the pointer is to a live local variable.
+    let result = unsafe { sys::cuMemHostAlloc(&mut address, bytes.max(1), 0) };
+    if result == sys::CUresult::CUDA_SUCCESS { Ok(address as usize) } else { Err(result) }
 }
 
 /// Where a copy goes.
@@ -85,6 +96,21 @@ struct Part {
     way: Way,
 }
 
+impl Part {
+    fn enqueue(self, stream: sys::CUstream) {
+        let Self { host, device, bytes, way } = self;
+        // SAFETY: the part lies within pinned memory, which is never freed, and within a buffer whose owner keeps it until
+        // the copies are finished; other users of either come later on this stream or wait for it.
+        let result = unsafe {
+            match way {
+                Way::ToHost => sys::cuMemcpyDtoHAsync_v2(host as *mut _, device, bytes, stream),
+                Way::ToDevice => sys::cuMemcpyHtoDAsync_v2(device, host as *const _, bytes, stream),
+            }
+        };
+        check("cuMemcpyAsync", result);
+    }
+}
+
 /// The copies of a device thread.
 pub(super) struct Copies {
     stream: sys::CUstream,
@@ -92,6 +118,7 @@ pub(super) struct Copies {
     done: sys::CUevent,
     /// Parts of begun copies that are not enqueued yet.
     waiting: VecDeque<Part>,
+    snapshots: Snapshots,
 }
 
 impl Copies {
@@ -103,39 +130,46 @@ impl Copies {
             check("cuEventCreate", sys::cuEventCreate(&mut begun, WITHOUT_TIMING));
             check("cuEventCreate", sys::cuEventCreate(&mut done, WITHOUT_TIMING));
         }
-        Self { stream, begun, done, waiting: VecDeque::new() }
+        Self { stream, begun, done, waiting: VecDeque::new(), snapshots: Snapshots::default() }
     }
 
-    /// Lets a copy come after everything that the context has enqueued so far.
-    fn begin(&mut self, context: sys::CUcontext, whole: Part) {
+    /// Lets the copies that are enqueued later come after everything that the context has enqueued so far.
+    fn follow(&self, context: sys::CUcontext) {
         // SAFETY: context, stream and event are of this thread and are never destroyed.
         unsafe {
             check("cuCtxRecordEvent", sys::cuCtxRecordEvent(context, self.begun));
             check("cuStreamWaitEvent", sys::cuStreamWaitEvent(self.stream, self.begun, 0));
         }
-        self.waiting.extend(parts(whole));
     }
 
-    /// Enqueues the next part.
-    pub(super) fn advance(&mut self) {
-        let Some(Part { host, device, bytes, way }) = self.waiting.pop_front() else { return };
-        // SAFETY: the part lies within pinned memory, which is never freed, and within a buffer whose owner keeps it until
-        // `finish_copies`; other users of either come later on this stream or wait for it.
-        let result = unsafe {
-            match way {
-                Way::ToHost => sys::cuMemcpyDtoHAsync_v2(host as *mut _, device, bytes, self.stream),
-                Way::ToDevice => sys::cuMemcpyHtoDAsync_v2(device, host as *const _, bytes, self.stream),
-            }
-        };
-        check("cuMemcpyAsync", result);
-    }
-
-    /// Enqueues the rest and makes everything that comes later wait for it.
-    fn finish(&mut self, context: sys::CUcontext) {
-        while !self.waiting.is_empty() {
-            self.advance();
+    /// Enqueues the next part, and of snapshots what also finds room beside work during which `room` bytes can be copied.
+    pub(super) fn advance(&mut self, room: usize) {
+        let part = self.waiting.pop_front();
+        if let Some(part) = part {
+            part.enqueue(self.stream);
         }
-        // SAFETY: as in `begin`.
+        self.snapshots.advance(self.stream, room.saturating_sub(part.map_or(0, |part| part.bytes)));
+    }
+
+    /// Enqueues the rest of the parked tensors and makes everything that comes later wait for it.
+    fn finish(&mut self, context: sys::CUcontext) {
+        while let Some(part) = self.waiting.pop_front() {
+            part.enqueue(self.stream);
+        }
+        self.lead(context);
+    }
+
+    /// Enqueues the rest of the snapshots and makes everything that comes later wait for it.
+    fn finish_snapshots(&mut self, context: sys::CUcontext) {
+        // Memory that is copied goes back only when the wait is enqueued.
+        let Some(kept) = self.snapshots.finish(self.stream) else { return };
+        self.lead(context);
+        drop(kept);
+    }
+
+    /// Makes everything that the context enqueues later wait for the copies that are enqueued.
+    fn lead(&self, context: sys::CUcontext) {
+        // SAFETY: as in `follow`.
         unsafe {
             check("cuEventRecord", sys::cuEventRecord(self.done, self.stream));
             check("cuCtxWaitEvent", sys::cuCtxWaitEvent(context, self.done));
@@ -161,7 +195,8 @@ pub(in super::super) fn begin_copy(op: &'static str, buffer: &Buffer, host: &Hos
     let host = host.clone();
     on_foreign(op, &[buffer], move |Foreign { context, copies, .. }, addresses| {
         let whole = Part { host: host.address(), device: addresses[0], bytes: host.0.key.1, way };
-        copies.begin(*context, whole);
+        copies.follow(*context);
+        copies.waiting.extend(parts(whole));
     });
 }
 

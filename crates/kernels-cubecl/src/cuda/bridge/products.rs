@@ -10,7 +10,7 @@ use cudarc::cublaslt::sys as lt_sys;
 use cudarc::driver::sys as driver;
 
 use super::search::{self, Known};
-use super::{Buffer, check, enqueue};
+use super::{Buffer, check, enqueue_long};
 use crate::cuda::gemm::{Element, Gemm, Types};
 
 /// Scratch memory of the matrix products; one is enough, because they run one after the other. 32 and 256 MiB are as fast.
@@ -206,6 +206,16 @@ fn set_pointers(description: lt_sys::cublasLtMatmulDesc_t, at: Addresses) -> Res
     Ok(())
 }
 
+/// Bytes that can be copied to the host during a floating point operation of a bf16 product, and of an FP8 one: what PCI
+/// Express 5 carries over what a Hopper card computes, on the cautious side, because the next work waits for the copy.
+const ROOM: f64 = 45e9 / 700e12;
+const ROOM_FP8: f64 = 45e9 / 1200e12;
+
+/// Bytes that can be copied to the host during a product.
+fn room(Gemm { m, n, k, .. }: Gemm, per_operation: f64) -> usize {
+    (2.0 * m as f64 * n as f64 * k as f64 * per_operation) as usize
+}
+
 /// Enqueues a product; `gemm` has checked the buffers.
 pub(in super::super) fn enqueue_gemm(
     op: &'static str,
@@ -215,7 +225,7 @@ pub(in super::super) fn enqueue_gemm(
     types: Types,
 ) {
     let buffers: Vec<&Buffer> = buffers.into_iter().chain(bias).collect();
-    enqueue(op, &buffers, move |foreign, addresses| {
+    enqueue_long(op, &buffers, room(problem, ROOM), move |foreign, addresses| {
         let bias = addresses.get(3).copied();
         let at = Addresses { a: addresses[0], b: addresses[1], c: addresses[2], scales: None, bias };
         foreign.products.multiply(foreign.stream, key(problem, types, at), at);
@@ -230,7 +240,7 @@ pub(in super::super) fn enqueue_gemm_fp8(
     problem: Gemm,
     types: Types,
 ) {
-    enqueue(op, &[a, b, c, a_scale, b_scale], move |foreign, addresses| {
+    enqueue_long(op, &[a, b, c, a_scale, b_scale], room(problem, ROOM_FP8), move |foreign, addresses| {
         let scales = Some([addresses[3], addresses[4]]);
         let at = Addresses { a: addresses[0], b: addresses[1], c: addresses[2], scales, bias: None };
         foreign.products.multiply(foreign.stream, key(problem, types, at), at);
