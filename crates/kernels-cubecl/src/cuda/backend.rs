@@ -319,8 +319,7 @@ impl<F: FloatElement, I: IntElement, T: BoolElement> LmBackend for CubeBackend<R
 
     fn lm_dispatch(experts: IntTensor<Self>, n_experts: usize) -> Dispatch<Self> {
         faults::enter("dispatch");
-        let [token, slot, position, offsets] =
-            dispatch::cuda::sort(experts, n_experts).map(burn::tensor::Tensor::from_primitive);
+        let [token, slot, position, offsets] = dispatch::cuda::sort(experts, n_experts).map(Tensor::from_primitive);
         Dispatch { token, slot, position, offsets }
     }
 
