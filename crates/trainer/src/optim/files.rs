@@ -86,7 +86,7 @@ impl<B: LmBackend> Optimizer<B> {
         states.filter_map(|(leaf, state)| Some(state.as_ref()?.pieces(&leaf.name))).flatten().collect()
     }
 
-    /// Reads what [`save_tensors`] wrote for the same model and configuration.
+    /// Reads what `save_tensors` wrote for the same model and configuration.
     ///
     /// # Errors
     /// A missing, misshapen or non-finite tensor, by name.
