@@ -210,7 +210,7 @@ impl ModelConfig {
     }
 
     /// What all our own sizes share; the dimensions are left at zero for the caller to fill.
-    fn frame(vocab_size: usize) -> Self {
+    pub(crate) fn frame(vocab_size: usize) -> Self {
         ModelConfig {
             family: Family::Llama,
             vocab_size,

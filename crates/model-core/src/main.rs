@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-/// Language models of the LLaMA family in Hugging Face folders.
+/// Language models of the LLaMA and GPT-OSS families in Hugging Face folders.
 #[derive(Parser)]
 #[command(version, about)]
 struct Arguments {

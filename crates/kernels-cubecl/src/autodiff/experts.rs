@@ -7,7 +7,7 @@ use burn::backend::autodiff::ops::{Backward, Ops};
 use burn::tensor::ops::{FloatTensor, IntTensor};
 use burn::tensor::{DType, FloatDType, TensorMetadata};
 
-use super::ops::step;
+use super::ops::{linear_gradients, step};
 use super::replay::Saved;
 use super::sums;
 use crate::{Dispatch, LmBackend, Mxfp4, Tracked};
@@ -22,15 +22,7 @@ step!(
             true => dy,
             false => B::float_cast(dy, FloatDType::from(dtype)),
         };
-        if let (Some(node), Some(x)) = (w_node, x) {
-            sums::accumulate::<B>(grads, node.id, |sum| match sum {
-                Some(sum) => B::lm_linear_dw_acc(dy.clone(), x, sum),
-                None => B::lm_linear_dw(dy.clone(), x),
-            });
-        }
-        if let (Some(node), Some(weight)) = (x_node, weight) {
-            grads.register::<B>(node.id, B::lm_linear_dx(dy, weight));
-        }
+        linear_gradients::<B>(grads, dy, (x, weight), [x_node, w_node].map(|node| node.map(|node| node.id)));
     }
 );
 

@@ -35,18 +35,28 @@ macro_rules! step {
 
 pub(super) use step;
 
+/// The gradients of a product's operands: that of the weight from `x`, that of `x` from the weight.
+pub(super) fn linear_gradients<B: LmBackend>(
+    grads: &mut Gradients,
+    dy: FloatTensor<B>,
+    (x, weight): (Option<FloatTensor<B>>, Option<FloatTensor<B>>),
+    [x_node, w_node]: [Option<NodeId>; 2],
+) {
+    if let (Some(node), Some(x)) = (w_node, x) {
+        sums::accumulate::<B>(grads, node, |sum| match sum {
+            Some(sum) => B::lm_linear_dw_acc(dy.clone(), x, sum),
+            None => B::lm_linear_dw(dy.clone(), x),
+        });
+    }
+    if let (Some(node), Some(weight)) = (x_node, weight) {
+        grads.register::<B>(node, B::lm_linear_dx(dy, weight));
+    }
+}
+
 step!(
     /// `x` is saved when the weight is tracked, the weight when `x` is.
-    LinearBackward, 2, (Option<FloatTensor<B>>, Option<FloatTensor<B>>), |grads, dy, (x, weight), [x_node, w_node]| {
-        if let (Some(node), Some(x)) = (w_node, x) {
-            sums::accumulate::<B>(grads, node.id, |sum| match sum {
-                Some(sum) => B::lm_linear_dw_acc(dy.clone(), x, sum),
-                None => B::lm_linear_dw(dy.clone(), x),
-            });
-        }
-        if let (Some(node), Some(weight)) = (x_node, weight) {
-            grads.register::<B>(node.id, B::lm_linear_dx(dy, weight));
-        }
+    LinearBackward, 2, (Option<FloatTensor<B>>, Option<FloatTensor<B>>), |grads, dy, saved, nodes| {
+        linear_gradients::<B>(grads, dy, saved, nodes.map(|node| node.map(|node| node.id)));
     }
 );
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::*;
-use crate::config::ModelConfig;
+use crate::config::{GptOss, ModelConfig};
 use crate::hf::TensorFile;
 
 fn fixture(name: &str) -> std::path::PathBuf {
@@ -36,17 +36,7 @@ fn every_variant_matches_transformers() {
 
 #[test]
 fn yarn_of_gpt_oss_matches_its_fixture() {
-    let yarn = Yarn {
-        factor: 32.0,
-        original_max_position: 4096,
-        attention_factor: None,
-        mscale: None,
-        mscale_all_dim: None,
-        beta_fast: 32.0,
-        beta_slow: 1.0,
-        truncate: false,
-    };
-    let rope = Rope { theta: 150_000.0, scaling: RopeScaling::Yarn(yarn) };
+    let rope = GptOss::released_rope();
     let file = TensorFile::open(&fixture("yarn.safetensors")).unwrap();
     assert_close("inv_freq", &rope.inv_freq(64), &file.read_f32("inv_freq").unwrap(), 2);
     assert_close("factor", &[rope.attention_factor()], &file.read_f32("attention_scaling").unwrap(), 0);

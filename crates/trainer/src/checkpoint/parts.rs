@@ -107,8 +107,8 @@ impl Checkpointer {
         self.expects_memory = false;
         let n_all = copies.all().count();
         Some(format!(
-            "the loop waited for {n_waited} of the checkpoint's {n_all} tensors, which found no pinned memory of the host; \
-             raise the limit of locked memory or free memory"
+            "the loop waited for {n_waited} of the checkpoint's {n_all} tensors: they found no pinned memory of the host, or lay \
+             with gaps in the device's; should the next save wait too, raise the limit of locked memory or free memory"
         ))
     }
 }

@@ -192,13 +192,18 @@ pub(crate) fn leaf_values(leaf: Leaf<Cpu>) -> Vec<f32> {
     leaf.into_data().to_vec::<f32>().unwrap()
 }
 
+/// The larger difference; a NaN is the largest.
+fn worse(a: f32, b: f32) -> f32 {
+    if b > a || b.is_nan() { b } else { a }
+}
+
 /// Largest difference of two models relative to the largest value of the leaf.
 pub(crate) fn relative_difference(a: &Decoder<Cpu>, b: &Decoder<Cpu>) -> f32 {
     let leaf = |(x, y): (Vec<f32>, Vec<f32>)| {
         let largest = x.iter().fold(f32::MIN_POSITIVE, |m, v| m.max(v.abs()));
-        x.iter().zip(&y).map(|(x, y)| (x - y).abs()).fold(0.0f32, f32::max) / largest
+        x.iter().zip(&y).map(|(x, y)| (x - y).abs()).fold(0.0f32, worse) / largest
     };
-    values(a).into_iter().zip(values(b)).map(leaf).fold(0.0, f32::max)
+    values(a).into_iter().zip(values(b)).map(leaf).fold(0.0, worse)
 }
 
 /// How a run on disk is cut short.

@@ -116,7 +116,11 @@ pub(crate) fn sort(experts: Buffer, n_experts: usize) -> [Buffer; 4] {
     let experts = dense(experts);
     assert!(experts.dtype == DType::I32, "dispatch: expert ids must be i32 on CUDA, got {:?}", experts.dtype);
     let groups = n_experts + 1;
-    assert!(groups <= MAX_GROUPS, "dispatch: CUDA sorts by at most {} experts, got {n_experts}", MAX_GROUPS - 1);
+    assert!(
+        groups <= MAX_GROUPS,
+        "dispatch: CUDA sorts by at most {} experts, got {n_experts}; use --device cpu",
+        MAX_GROUPS - 1
+    );
     let (slots, k) = (experts.shape().num_elements(), experts.shape()[1]);
     let vector = |n| empty(&experts, Shape::new([n]), DType::I32);
     let [token, slot, position] = [0; 3].map(|_| vector(slots));

@@ -4,24 +4,10 @@ use super::reference;
 use crate::cases::{Check, Fill, Runner, whole_numbers};
 use crate::ops::dispatch::cases::Assign;
 use crate::ops::dispatch::reference::Sorted;
+use crate::ops::grouped_linear::cases::Case;
 use crate::ops::grouped_linear::reference as grouped;
 use crate::tolerance::Kind;
 use crate::{LmBackend, MXFP4_BLOCK, MXFP4_BYTES, Mxfp4};
-
-/// One case.
-#[derive(Clone, Debug)]
-pub struct Case {
-    /// Short name.
-    pub name: &'static str,
-    /// Tokens, choices of each, and experts.
-    pub dims: [usize; 3],
-    /// Input and output width of an expert.
-    pub widths: [usize; 2],
-    /// Who goes where.
-    pub assign: Assign,
-    /// Numbers in `x`.
-    pub fill: Fill,
-}
 
 /// The table.
 pub fn cases() -> Vec<Case> {

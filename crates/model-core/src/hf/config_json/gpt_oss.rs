@@ -140,7 +140,6 @@ pub(super) fn read_original(keys: &Keys<'_>) -> Result<ModelConfig, ModelError> 
     };
     let config = ModelConfig {
         family: Family::GptOss(GptOss { window: keys.dimension("sliding_window")?, experts, ..released }),
-        vocab_size: keys.dimension("vocab_size")?,
         d_model: keys.dimension("hidden_size")?,
         d_ff: keys.dimension("intermediate_size")?,
         n_layers,
@@ -149,12 +148,7 @@ pub(super) fn read_original(keys: &Keys<'_>) -> Result<ModelConfig, ModelError> 
         d_head: keys.dimension("head_dim")?,
         max_seq_len,
         rope,
-        rms_norm_eps: 1e-5,
-        tied: false,
-        init_std: 0.02,
-        bos_id: None,
-        eos_ids: Vec::new(),
-        pad_id: None,
+        ..ModelConfig::frame(keys.dimension("vocab_size")?)
     };
     config.validate()?;
     Ok(config)

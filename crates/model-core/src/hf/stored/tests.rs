@@ -31,6 +31,11 @@ fn values(model: &Model) -> Vec<(String, Vec<f32>)> {
     model.leaves().into_iter().map(|named| (named.name, leaf_values(named.leaf))).collect()
 }
 
+/// A fixture of the crate that owns the format.
+fn of_kernels(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../kernels-cubecl/tests/fixtures").join(name)
+}
+
 /// The fixture's model with experts in MXFP4.
 fn packed() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
@@ -41,7 +46,7 @@ fn packed() -> tempfile::TempDir {
 
 #[test]
 fn codes_decode_as_in_transformers() {
-    let file = TensorFile::open(&fixture("mxfp4.safetensors")).unwrap();
+    let file = TensorFile::open(&of_kernels("mxfp4.safetensors")).unwrap();
     let map = map(3, 8, 64);
     let [of_blocks, of_scales] = packed_shapes(&map).unwrap();
     let blocks = file.read_packed("blocks", &of_blocks).unwrap();
@@ -56,7 +61,7 @@ fn codes_decode_as_in_transformers() {
 
 #[test]
 fn numbers_are_rounded_by_the_published_rule() {
-    let file = TensorFile::open(&fixture("mxfp4_quant.safetensors")).unwrap();
+    let file = TensorFile::open(&of_kernels("mxfp4_quant.safetensors")).unwrap();
     let map = map(2, 3, 128);
     let [blocks, scales] = encode(&file.read_f32("w").unwrap(), &map).unwrap();
     assert_eq!(scales, file.read_bytes("scales").unwrap());

@@ -151,9 +151,14 @@ pub(in super::super::super) fn begin_snapshot(
         copies.snapshots.begin(Copy { context: *context, rest, enqueued }, kept);
     });
     move || {
-        end.recv().map_err(|_| lost("it was not begun; look for an earlier error".to_owned()))?.wait()?;
+        arrival(end)?.wait()?;
         Ok(host)
     }
+}
+
+/// Waits until a copy is enqueued.
+fn arrival(end: Receiver<Enqueued>) -> Result<Enqueued, KernelError> {
+    end.recv().map_err(|_| lost("it was not begun; look for an earlier error".to_owned()))
 }
 
 /// Makes everything that is enqueued later wait for the snapshots that are begun, and whoever waits for them get them.
@@ -196,7 +201,7 @@ mod tests {
     fn a_lost_copy_is_an_error() {
         let (enqueued, end) = channel::<Enqueued>();
         drop(enqueued);
-        let error = end.recv().map_err(|_| lost("it was not begun".to_owned())).map(|_| ()).unwrap_err();
+        let error = arrival(end).map(|_| ()).unwrap_err();
         assert_eq!(error.exit_code(), 4);
     }
 }

@@ -1,4 +1,6 @@
 //! Pinned host memory that is taken before it is needed: pinning takes seconds for what a large model needs.
+//!
+//! It is apart from the memory of parked tensors, which take what they find: what is promised to a checkpoint must be there.
 
 use std::collections::BTreeMap;
 use std::mem::MaybeUninit;
