@@ -159,7 +159,8 @@ fn follow<B: LmBackend>(
 ) -> Result<Log<'static>> {
     let (model, optimizer) = Optimizer::<B>::start(&arguments.model, config, device)?;
     let parts = Parts::new(model, optimizer, config, device.clone());
-    let mut log = Log { steps: Vec::new(), before_last: &|| (), used: &|| None, used_after: Vec::new() };
+    let mut log =
+        Log { steps: Vec::new(), before_last: &|| (), used: &|| None, used_after: Vec::new(), evaluated: None };
     let mut around = Surroundings {
         eval: &EvalSet::default(),
         save: &mut NoSave,

@@ -10,7 +10,7 @@ mod train;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use kernels_cubecl::KernelError;
+use kernels_cubecl::{KernelError, leave};
 
 /// Exit code of bad usage or input.
 const USAGE: u8 = 2;
@@ -52,6 +52,6 @@ fn main() -> ExitCode {
     };
     result.unwrap_or_else(|error| {
         eprintln!("perf: {error:#}");
-        ExitCode::from(error.downcast_ref::<KernelError>().map_or(USAGE, KernelError::exit_code))
+        leave(error.downcast_ref::<KernelError>().map_or(USAGE, KernelError::exit_code))
     })
 }

@@ -8,15 +8,16 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use burn::tensor::{Distribution, Tensor, TensorData};
-use kernels_cubecl::{Device, DeviceChoice, Leaf, LmBackend, on_device};
+use burn::tensor::{Distribution, ElementConversion, Int, Tensor, TensorData};
+use kernels_cubecl::{Device, DeviceChoice, Leaf, LmBackend, Mxfp4, on_device};
+use model_core::adapter::{ALL_LINEAR, LoraConfig};
 use model_core::hf::leaf_map;
 use model_core::{Decoder, ModelConfig, Rows};
 use serde::Serialize;
 use trainer::checkpoint::{CheckpointStore, CheckpointWriter, Checkpointer, Identity, ModelFiles};
 use trainer::config::{Blocks, HistoryLength};
-use trainer::memory::{Head, MemoryPlan, host_available};
-use trainer::objective::{NextToken, RouterWeights};
+use trainer::memory::{AdapterShape, Head, MemoryPlan, host_available};
+use trainer::objective::{MetricSum, NextToken, RouterWeights};
 use trainer::observe::{EvalLog, Observe, StepLog};
 use trainer::optim::Optimizer;
 use trainer::schedule::Schedule;
@@ -54,6 +55,21 @@ pub(crate) struct Arguments {
     steps: usize,
     #[command(flatten)]
     numerics: Numerics,
+    /// Trains an adapter of this rank on every projection and leaves the model as it is
+    #[arg(long, value_name = "RANK")]
+    lora: Option<usize>,
+    /// Keeps the weights of experts in MXFP4
+    #[arg(long, requires = "lora")]
+    packed: bool,
+    /// Trains on the tokens of this file, little-endian u32, one row after the other, in place of random ones
+    #[arg(long, value_name = "FILE")]
+    tokens: Option<PathBuf>,
+    /// Learning rate
+    #[arg(long, default_value_t = 1e-4)]
+    lr: f64,
+    /// Evaluates on the first step's tokens after the last step
+    #[arg(long)]
+    eval: bool,
     /// Runs blocks again in the backward pass: all of them, or the first N
     #[arg(long, value_name = "N", num_args = 0..=1)]
     recompute: Option<Option<usize>>,
@@ -109,6 +125,8 @@ struct Line {
     fp8_scaling: String,
     recompute: Blocks,
     offload: Blocks,
+    adapter_params: u64,
+    packed_experts: bool,
     ms: f64,
     tok_s: f64,
     tflops: f64,
@@ -130,20 +148,23 @@ struct Line {
     after_save_ms: Option<f64>,
     losses: Vec<f64>,
     norms: Vec<f64>,
+    /// Mean loss of the evaluation.
+    eval_loss: Option<f64>,
 }
 
-/// Random tokens, the same every step: the loss falls as the model learns them by heart.
+/// The micro-batches of one step after the other, over and over. Random tokens are of one step: the loss falls as the model
+/// learns them by heart.
 struct Tokens {
-    batches: Vec<MicroBatch>,
+    steps: Vec<Vec<MicroBatch>>,
 }
 
 impl BatchSource for Tokens {
-    fn step(&mut self, _: u64) -> Result<Vec<MicroBatch>, TrainError> {
-        Ok(self.batches.clone())
+    fn step(&mut self, step: u64) -> Result<Vec<MicroBatch>, TrainError> {
+        Ok(self.steps[step as usize % self.steps.len()].clone())
     }
 
     fn seq_len(&self, _: u64) -> usize {
-        self.batches[0].rows.seq_len
+        self.steps[0][0].rows.seq_len
     }
 
     fn fingerprint(&self) -> String {
@@ -161,6 +182,8 @@ pub(crate) struct Log<'a> {
     /// What the device has in use, asked after steps 5, 50, 500, ...
     pub(crate) used: &'a dyn Fn() -> Option<u64>,
     pub(crate) used_after: Vec<(u64, f64)>,
+    /// Mean of the first metric of the last evaluation.
+    pub(crate) evaluated: Option<f64>,
 }
 
 /// Bytes in GiB.
@@ -180,7 +203,8 @@ impl Observe for Log<'_> {
         Ok(())
     }
 
-    fn eval(&mut self, _: &EvalLog) -> Result<(), TrainError> {
+    fn eval(&mut self, log: &EvalLog) -> Result<(), TrainError> {
+        self.evaluated = log.metrics.first().map(MetricSum::mean);
         Ok(())
     }
 
@@ -275,7 +299,7 @@ impl<B: LmBackend> Save<B> for TimedSave {
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let config = train_config(arguments)?;
     config.check()?;
-    let plan = MemoryPlan::new(&model_config(arguments)?, &config, Head::CrossEntropy, None);
+    let plan = MemoryPlan::new(&model_config(arguments)?, &config, Head::CrossEntropy, adapter(arguments));
     if arguments.plan {
         print!("{plan}");
         return Ok(ExitCode::SUCCESS);
@@ -302,6 +326,8 @@ fn train_config(arguments: &Arguments) -> Result<TrainConfig> {
         tokens_per_micro_batch: tokens,
         recompute: blocks(arguments.recompute),
         offload: blocks(arguments.offload),
+        lr: arguments.lr,
+        eval_every: if arguments.eval { arguments.steps as u64 } else { 0 },
         save_every: if arguments.save.is_some() { arguments.save_every } else { 0 },
         ..base_config(&arguments.numerics)?
     })
@@ -314,6 +340,12 @@ fn blocks(option: Option<Option<usize>>) -> Blocks {
         Some(Some(n)) => Blocks::First(n),
         None => Blocks::All(false),
     }
+}
+
+/// The adapter of the arguments, as a plan sees it.
+fn adapter(arguments: &Arguments) -> Option<AdapterShape> {
+    let shape = |rank| AdapterShape { rank: rank as u64, dropout: false, packed_experts: arguments.packed };
+    arguments.lora.map(shape)
 }
 
 /// The named size with the layers of the arguments.
@@ -380,18 +412,66 @@ fn used_memory(device: &Device) -> impl Fn() -> Option<u64> + use<> {
 ///
 /// The same seed each time, so that runs can be compared.
 pub(crate) fn random_model<B: LmBackend>(config: &ModelConfig, device: &B::Device) -> Decoder<B> {
+    random_packed_model(config, false, device)
+}
+
+/// As [`random_model`], with the weights of experts in MXFP4 where they are to be.
+fn random_packed_model<B: LmBackend>(config: &ModelConfig, packed: bool, device: &B::Device) -> Decoder<B> {
     B::seed(device, 1);
     let std = Distribution::Normal(0.0, f64::from(config.init_std));
-    let leaves = leaf_map(config).into_iter().map(|leaf| match leaf.dims[..] {
-        [n] => Leaf::Vector(Tensor::ones([n], device)),
-        [rows, columns] => Leaf::Matrix(Tensor::random([rows, columns], std, device)),
-        ref dims => unreachable!("a leaf is a vector or a matrix, got {dims:?}"),
-    });
-    Decoder::from_leaves(config, leaves.collect())
+    let (mut leaves, mut experts) = (Vec::new(), Vec::new());
+    for leaf in leaf_map(config) {
+        match (&leaf.dims[..], leaf.n_experts) {
+            (&[n], _) if leaf.leaf.ends_with("bias") => leaves.push(Leaf::Vector(Tensor::zeros([n], device))),
+            (&[n], _) => leaves.push(Leaf::Vector(Tensor::ones([n], device))),
+            (&[rows, columns], Some(_)) if packed => experts.push(random_mxfp4(rows, columns, device)),
+            (&[rows, columns], _) => {
+                // As a line, so that there are no gaps between its rows, as in a model that was read.
+                let line = Tensor::<B, 1>::random([rows * columns], std, device);
+                leaves.push(Leaf::Matrix(line.reshape([rows, columns])));
+            }
+            (dims, _) => unreachable!("a leaf is a vector or a matrix, got {dims:?}"),
+        }
+    }
+    Decoder::from_packed(config, leaves, experts)
+}
+
+/// Codes of all kinds in blocks whose numbers have a deviation of about 0.02.
+fn random_mxfp4<B: LmBackend>(rows: usize, columns: usize, device: &B::Device) -> Mxfp4<B> {
+    /// Four scales of 2⁻⁷.
+    const SCALES: i32 = 0x7878_7878;
+    let words = columns / 8;
+    let half = || Tensor::<B, 1, Int>::random([rows * words], Distribution::Uniform(0.0, 65_536.0), device);
+    let codes = half().bitwise_left_shift_scalar(16i32.elem()).bitwise_or(half());
+    let scale_words = columns.div_ceil(128);
+    let scales = Tensor::<B, 1, Int>::full([rows * scale_words], SCALES, device);
+    Mxfp4::from_words(codes.reshape([rows, words]), scales.reshape([rows, scale_words]), columns)
+}
+
+/// The tokens of the arguments' file, whole steps of them, as rows without documents.
+fn tokens(arguments: &Arguments, vocab_size: usize) -> Result<Tokens> {
+    let Some(path) = &arguments.tokens else {
+        return Ok(Tokens { steps: vec![random_tokens(arguments, vocab_size)?] });
+    };
+    let bytes = std::fs::read(path).with_context(|| format!("{}: cannot be read", path.display()))?;
+    let ids: Vec<i32> =
+        bytes.chunks_exact(4).map(|word| i32::from_le_bytes([word[0], word[1], word[2], word[3]])).collect();
+    let known = |id: &&i32| (0..vocab_size as i32).contains(*id);
+    ensure!(ids.iter().all(|id| known(&id)), "{}: expected ids below {vocab_size}", path.display());
+    let (rows, seq) = (arguments.batch, arguments.seq);
+    let batch = |ids: &[i32]| {
+        let rows_in = Rows::from_segments(rows, seq, ids.to_vec(), vec![0; rows * seq])?;
+        Ok(MicroBatch { rows: rows_in, weights: vec![1.0; rows * seq], pairs: Vec::new() })
+    };
+    let step = |ids: &[i32]| ids.chunks_exact(rows * seq).map(batch).collect::<Result<Vec<_>>>();
+    let steps: Vec<Vec<MicroBatch>> =
+        ids.chunks_exact(rows * seq * arguments.micro_batches).map(step).collect::<Result<_>>()?;
+    ensure!(!steps.is_empty(), "{}: expected the tokens of a step at least, got {}", path.display(), ids.len());
+    Ok(Tokens { steps })
 }
 
 /// Random rows without documents.
-fn tokens(arguments: &Arguments, vocab_size: usize) -> Result<Tokens> {
+fn random_tokens(arguments: &Arguments, vocab_size: usize) -> Result<Vec<MicroBatch>> {
     let (rows, seq) = (arguments.batch, arguments.seq);
     let mut x = 0x2545_f491_4f6c_dd1du64;
     let mut next = || {
@@ -405,7 +485,7 @@ fn tokens(arguments: &Arguments, vocab_size: usize) -> Result<Tokens> {
         let rows_in = Rows::from_segments(rows, seq, ids, vec![0; rows * seq])?;
         Ok(MicroBatch { rows: rows_in, weights: vec![1.0; rows * seq], pairs: Vec::new() })
     });
-    Ok(Tokens { batches: batches.collect::<Result<_>>()? })
+    batches.collect()
 }
 
 #[cfg(feature = "cuda")]
@@ -441,25 +521,27 @@ fn measure<B: LmBackend>(
     used: &dyn Fn() -> Option<u64>,
 ) -> Result<Line> {
     let model_config = model_config(arguments)?;
-    let model = random_model::<B>(&model_config, device);
+    let mut model = random_packed_model::<B>(&model_config, arguments.packed, device);
+    if let Some(r) = arguments.lora {
+        let targets = vec![ALL_LINEAR.to_owned()];
+        model.attach_lora(&LoraConfig { r, alpha: 2.0 * r as f32, dropout: 0.0, rslora: false, targets }, 1)?;
+    }
+    let adapter_params = model.n_adapter_params();
     // Reading something waits for the weights.
     let first: Tensor<B, 1> = model.final_norm.gamma.clone();
     let _: TensorData = first.into_data();
     let optimizer = Optimizer::new(&model, config, device);
-    let source = Box::new(tokens(arguments, model_config.vocab_size)?);
+    let mut source = Box::new(tokens(arguments, model_config.vocab_size)?);
     let before_last = || {
         if arguments.profile {
             profile_from_now(arguments)
         }
     };
-    let mut log = Log { steps: Vec::new(), before_last: &before_last, used, used_after: Vec::new() };
+    let mut log = Log { steps: Vec::new(), before_last: &before_last, used, used_after: Vec::new(), evaluated: None };
     let mut save = TimedSave::new(arguments, config)?;
-    let mut around = Surroundings {
-        eval: &EvalSet::default(),
-        save: &mut save,
-        observe: &mut log,
-        interrupted: &AtomicBool::new(false),
-    };
+    let eval = EvalSet { batches: if arguments.eval { source.step(0)? } else { Vec::new() }, text_bytes: None };
+    let mut around =
+        Surroundings { eval: &eval, save: &mut save, observe: &mut log, interrupted: &AtomicBool::new(false) };
     let parts = Parts::new(model, optimizer, config, device.clone());
     train::<B>(
         &NextToken { z_loss: 0.0, router: RouterWeights::NONE },
@@ -473,7 +555,7 @@ fn measure<B: LmBackend>(
         print_profile();
     }
     let used_gib = used().map(gib);
-    let plan = MemoryPlan::new(&model_config, config, Head::CrossEntropy, None);
+    let plan = MemoryPlan::new(&model_config, config, Head::CrossEntropy, adapter(arguments));
     let profiled = if arguments.profile { PROFILED as usize } else { 0 };
     let mut seconds: Vec<f64> = log.steps[WARMUP..log.steps.len() - profiled].iter().map(|step| step.seconds).collect();
     seconds.sort_by(f64::total_cmp);
@@ -493,6 +575,8 @@ fn measure<B: LmBackend>(
         fp8_scaling: arguments.numerics.fp8_scaling.clone(),
         recompute: config.recompute,
         offload: config.offload,
+        adapter_params,
+        packed_experts: arguments.packed,
         ms: 1e3 * median,
         tok_s,
         tflops,
@@ -508,5 +592,6 @@ fn measure<B: LmBackend>(
         first_step_s: log.steps[0].seconds,
         losses: log.steps.iter().map(|step| step.loss).collect(),
         norms: log.steps.iter().map(|step| step.grad_norm).collect(),
+        eval_loss: log.evaluated,
     })
 }

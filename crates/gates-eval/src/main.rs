@@ -16,10 +16,10 @@ struct Arguments {
 
 fn main() -> ExitCode {
     match commands::run(Arguments::parse().command) {
-        Ok(code) => ExitCode::from(code),
+        Ok(code) => kernels_cubecl::leave(code),
         Err(error) => {
             eprintln!("gates: {}", commands::describe(&error));
-            ExitCode::from(commands::exit_code(&error))
+            kernels_cubecl::leave(commands::exit_code(&error))
         }
     }
 }

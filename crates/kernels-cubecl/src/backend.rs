@@ -10,7 +10,8 @@ use burn::tensor::{DType, FloatDType, TensorData, TensorMetadata, read_sync};
 
 use crate::parking::{self, Parked};
 use crate::{
-    AdamW, Dispatch, Fp8, Fp8Gradients, Fp8Saved, HeadLayout, HostCopy, HostReserve, Master, Moments, Mxfp4, portable,
+    AdamW, Dispatch, ExpertWeight, Fp8, Fp8Gradients, Fp8Saved, HeadLayout, HostCopy, HostReserve, LoraParts, Master,
+    Moments, Mxfp4, portable,
 };
 
 /// Direction of the rotary embedding.
@@ -456,6 +457,37 @@ pub trait LmBackend: Backend {
     /// [`LmBackend::lm_grouped_linear_dx`] with a weight in MXFP4.
     fn lm_grouped_mxfp4_dx(dy: FloatTensor<Self>, weight: &Mxfp4<Self>, offsets: IntTensor<Self>) -> FloatTensor<Self> {
         portable::grouped_mxfp4_dx::<Self>(dy, weight, offsets)
+    }
+    /// A linear layer per expert with a low-rank update of each: [`LmBackend::lm_grouped_sum`] of `scale·x·aᵀ`.
+    fn lm_grouped_lora(
+        x: FloatTensor<Self>,
+        weight: &ExpertWeight<Self>,
+        bias: Option<FloatTensor<Self>>,
+        lora: LoraParts<Self>,
+        offsets: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let low =
+            portable::scaled::<Self>(Self::lm_grouped_linear(x.clone(), lora.a, None, offsets.clone()), lora.scale);
+        Self::lm_grouped_sum(x, weight, bias, [low, lora.b], offsets)
+    }
+    /// The product of each expert's rows with its weight, plus its bias, plus `low [m, r]` times `up [e·o, r]`, `[m, o]`.
+    fn lm_grouped_sum(
+        x: FloatTensor<Self>,
+        weight: &ExpertWeight<Self>,
+        bias: Option<FloatTensor<Self>>,
+        low_up: [FloatTensor<Self>; 2],
+        offsets: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
+        portable::grouped_sum::<Self>(x, weight, bias, low_up, offsets)
+    }
+    /// `dy [m, o]` times each expert's weight, plus `dlow [m, r]` times `down [e·r, i]`, `[m, i]`.
+    fn lm_grouped_sum_dx(
+        dy: FloatTensor<Self>,
+        weight: &ExpertWeight<Self>,
+        dlow_down: [FloatTensor<Self>; 2],
+        offsets: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
+        portable::grouped_sum_dx::<Self>(dy, weight, dlow_down, offsets)
     }
     /// Runs `f` so that an autodiff backend keeps none of its activations; see [`crate::recompute`].
     fn lm_recompute(

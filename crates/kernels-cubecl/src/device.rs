@@ -1,5 +1,8 @@
 //! Where the numbers are computed: parsing and resolving `--device`.
 
+#[cfg(feature = "cuda")]
+use std::io::Write;
+use std::process::ExitCode;
 use std::{fmt, str::FromStr};
 
 use burn::tensor::backend::BackendTypes;
@@ -105,6 +108,19 @@ impl DeviceChoice {
             Self::Cuda(index) => open_cuda(index),
         }
     }
+}
+
+/// What `main` returns for an exit code.
+///
+/// After a fault of a device the process ends here: the driver's own end, on a device whose thread has failed, can crash and take
+/// the code with it.
+pub fn leave(code: u8) -> ExitCode {
+    #[cfg(feature = "cuda")]
+    if crate::cuda::broken() {
+        let _ = std::io::stdout().flush();
+        crate::cuda::end_process(code);
+    }
+    ExitCode::from(code)
 }
 
 /// Runs an expression on the backend of a device: `on_device!(device, B, on => work::<B>(&on))`.

@@ -113,7 +113,7 @@ pub fn grouped_linear_mxfp4<B: LmBackend>(
     wrap(B::lm_grouped_mxfp4(unwrap(x), weight, bias.map(unwrap), offsets))
 }
 
-fn check_grouped<B: Backend>(
+pub(crate) fn check_grouped<B: Backend>(
     op: &str,
     x: &Tensor<B, 2>,
     weight: [usize; 2],

@@ -1,7 +1,10 @@
 //! A parameter of any rank that the models use, so that a list of parameters has one type.
 
 use burn::backend::Autodiff;
-use burn::tensor::{DType, Tensor, TensorData, TensorMetadata, TensorPrimitive, backend::Backend, ops::FloatTensor};
+use burn::tensor::{
+    BasicOps, DType, Tensor, TensorCreationOptions, TensorData, TensorMetadata, TensorPrimitive, backend::Backend,
+    ops::FloatTensor,
+};
 
 use crate::{Gradients, LmBackend};
 
@@ -68,12 +71,13 @@ impl<B: Backend> Leaf<B> {
         }
     }
 
-    /// Makes a leaf from host values; panics unless the rank is 1 or 2.
+    /// Makes a leaf from host values, without gaps between its rows; panics unless the rank is 1 or 2.
     pub fn from_data(data: TensorData, device: &B::Device) -> Self {
-        match data.shape.len() {
-            1 => Self::Vector(Tensor::from_data(data, device)),
-            2 => Self::Matrix(Tensor::from_data(data, device)),
-            rank => panic!("leaf: expected rank 1 or 2, got rank {rank} with shape {:?}", data.shape),
+        match data.shape[..] {
+            [_] => Self::Vector(Tensor::from_data(data, device)),
+            [rows, columns] if rows * columns > 0 => Self::Matrix(without_gaps(data, [rows, columns], device)),
+            [_, _] => Self::Matrix(Tensor::from_data(data, device)),
+            _ => panic!("leaf: expected rank 1 or 2, got rank {} with shape {:?}", data.shape.len(), data.shape),
         }
     }
 
@@ -138,4 +142,15 @@ impl<B: LmBackend> Leaf<Autodiff<B>> {
             Self::Matrix(tensor) => Leaf::Matrix(tensor.clone().inner()),
         }
     }
+}
+/// A matrix whose rows follow each other at once.
+///
+/// Some backends round the distance of the rows of a new matrix up, and then every op that needs dense rows copies it anew.
+pub(crate) fn without_gaps<B: Backend, K: BasicOps<B>>(
+    data: TensorData,
+    dims: [usize; 2],
+    options: impl Into<TensorCreationOptions<B>>,
+) -> Tensor<B, 2, K> {
+    let [rows, columns] = dims;
+    Tensor::<B, 1, K>::from_data(TensorData { shape: [rows * columns].into(), ..data }, options).reshape(dims)
 }

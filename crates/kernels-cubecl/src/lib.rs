@@ -17,6 +17,7 @@ mod cpu;
 pub mod cuda;
 mod device;
 mod error;
+mod expert_lora;
 mod experts;
 #[cfg(test)]
 mod finite_difference;
@@ -40,8 +41,9 @@ pub use autodiff::{Block, Gradients, Shelf, Traffic, backward_into, recompute};
 pub use backend::{CrossEntropyParts, LmBackend, Rotation, StatsParts, Tracked};
 #[cfg(feature = "cuda")]
 pub use cuda::{Cuda, CudaBf16};
-pub use device::{Cpu, Device, DeviceChoice, DeviceMemory, Precision, keep_exact_sizes};
+pub use device::{Cpu, Device, DeviceChoice, DeviceMemory, Precision, keep_exact_sizes, leave};
 pub use error::KernelError;
+pub use expert_lora::{ExpertLora, ExpertWeight, LoraParts, grouped_lora};
 pub use experts::{
     Dispatch, Routed, combine, dispatch, gather_tokens, grouped_linear, grouped_linear_mxfp4, route, swiglu_clamped,
 };

@@ -8,6 +8,7 @@
 use burn::backend::Autodiff;
 use burn::tensor::{DType, Int, Tensor, TensorData, TensorPrimitive, backend::Backend};
 
+use crate::leaf::without_gaps;
 use crate::{KernelError, LmBackend};
 
 /// Numbers that share a scale.
@@ -76,6 +77,22 @@ impl<B: Backend> Mxfp4<B> {
         })
     }
 
+    /// A matrix of words that are on the device already: `codes [rows, columns/8]` and `scales [rows, ⌈columns/128⌉]`.
+    ///
+    /// # Panics
+    /// When the widths do not fit.
+    pub fn from_words(codes: Tensor<B, 2, Int>, scales: Tensor<B, 2, Int>, columns: usize) -> Self {
+        let ([rows, width], scale_dims) = (codes.dims(), scales.dims());
+        let fits = columns.is_multiple_of(MXFP4_BLOCK) && width == columns / CODES;
+        assert!(
+            fits && scale_dims == [rows, columns.div_ceil(SCALED)],
+            "MXFP4: rows of {columns} need codes [{rows}, {}] and scales [{rows}, {}], got {width} and {scale_dims:?}",
+            columns / CODES,
+            columns.div_ceil(SCALED)
+        );
+        Self { codes, scales, dims: [rows, columns] }
+    }
+
     /// The bytes of a checkpoint: blocks `[rows, i/32, 16]` and scales `[rows, i/32]`. Reads the device.
     pub fn to_bytes(&self) -> (Vec<u8>, Vec<u8>) {
         let [rows, i] = self.dims;
@@ -125,7 +142,7 @@ impl<B: LmBackend> Mxfp4<B> {
 fn words<B: Backend>(words: Vec<i32>, dims: [usize; 2], device: &B::Device) -> Tensor<B, 2, Int> {
     match words.is_empty() {
         true => Tensor::empty(dims, (device, DType::I32)),
-        false => Tensor::from_data(TensorData::new(words, dims), (device, DType::I32)),
+        false => without_gaps(TensorData::new(words, dims), dims, (device, DType::I32)),
     }
 }
 

@@ -19,7 +19,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("model-core: {error:#}");
-            ExitCode::from(commands::exit_code(&error))
+            kernels_cubecl::leave(commands::exit_code(&error))
         }
     }
 }

@@ -105,7 +105,7 @@ pub fn main<S: Stage>() -> ExitCode {
 
 fn failed<S: Stage>(error: &TrainError) -> ExitCode {
     eprintln!("{}: {error}", S::NAME);
-    ExitCode::from(error.exit_code())
+    kernels_cubecl::leave(error.exit_code())
 }
 
 /// The memory plan as text; needs neither the weights nor a device.

@@ -10,7 +10,7 @@ use burn::tensor::{DType, FloatDType, TensorMetadata};
 use super::ops::{linear_gradients, step};
 use super::replay::Saved;
 use super::sums;
-use crate::{Dispatch, LmBackend, Mxfp4, Tracked};
+use crate::{Dispatch, ExpertWeight, LmBackend, LoraParts, Mxfp4, Tracked, portable};
 
 step!(
     /// `x` is saved when the weight is tracked, the weight when `x` is; the gradient comes in the type of the result.
@@ -68,6 +68,20 @@ step!(
 /// `x` when the weight is tracked, the weight when `x` is, and the bounds of the experts.
 type GroupedState<B> = (Option<FloatTensor<B>>, Option<FloatTensor<B>>, IntTensor<B>);
 
+/// Adds the gradient of a weight.
+fn weight_gradient<B: LmBackend>(
+    grads: &mut Gradients,
+    node: NodeId,
+    dy: FloatTensor<B>,
+    x: FloatTensor<B>,
+    offsets: IntTensor<B>,
+) {
+    sums::accumulate::<B>(grads, node, |sum| match sum {
+        Some(sum) => B::lm_grouped_linear_dw_acc(dy, x, offsets, sum),
+        None => B::lm_grouped_linear_dw(dy, x, offsets),
+    });
+}
+
 /// Gradients of rows and weight.
 fn grouped<B: LmBackend>(
     grads: &mut Gradients,
@@ -76,10 +90,7 @@ fn grouped<B: LmBackend>(
     [x_node, w_node]: [Option<NodeId>; 2],
 ) {
     if let (Some(node), Some(x)) = (w_node, x) {
-        sums::accumulate::<B>(grads, node, |sum| match sum {
-            Some(sum) => B::lm_grouped_linear_dw_acc(dy.clone(), x, offsets.clone(), sum),
-            None => B::lm_grouped_linear_dw(dy.clone(), x, offsets.clone()),
-        });
+        weight_gradient::<B>(grads, node, dy.clone(), x, offsets.clone());
     }
     if let (Some(node), Some(weight)) = (x_node, weight) {
         grads.register::<B>(node, B::lm_grouped_linear_dx(dy, weight, offsets));
@@ -120,6 +131,38 @@ step!(
         }
         if let Some(node) = x_node {
             grads.register::<B>(node.id, B::lm_grouped_mxfp4_dx(dy, &weight, offsets));
+        }
+    }
+);
+
+/// What the gradients of a low-rank update beside a frozen weight are made of.
+#[derive(Clone, Debug)]
+pub(super) struct LoraState<B: LmBackend> {
+    /// When `a` is tracked.
+    pub(super) x: Option<FloatTensor<B>>,
+    /// `scale·x·aᵀ`, when `b` is tracked.
+    pub(super) low: Option<FloatTensor<B>>,
+    pub(super) weight: ExpertWeight<B>,
+    pub(super) lora: LoraParts<B>,
+    pub(super) offsets: IntTensor<B>,
+}
+
+step!(
+    /// Experts with a low-rank update; nothing of the base is tracked.
+    GroupedLoraBackward, 3, LoraState<B>, |grads, dy, state, [x_node, a_node, b_node]| {
+        let LoraState { x, low, weight, lora, offsets } = state;
+        if let (Some(node), Some(low)) = (b_node, low) {
+            weight_gradient::<B>(grads, node.id, dy.clone(), low, offsets.clone());
+        }
+        if x_node.is_some() || a_node.is_some() {
+            let dlow = B::lm_grouped_linear_dx(dy.clone(), lora.b, offsets.clone());
+            let dlow = portable::scaled::<B>(dlow, lora.scale);
+            if let (Some(node), Some(x)) = (a_node, x) {
+                weight_gradient::<B>(grads, node.id, dlow.clone(), x, offsets.clone());
+            }
+            if let Some(node) = x_node {
+                grads.register::<B>(node.id, B::lm_grouped_sum_dx(dy, &weight, [dlow, lora.a], offsets));
+            }
         }
     }
 );

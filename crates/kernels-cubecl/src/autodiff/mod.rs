@@ -20,10 +20,14 @@ use burn::tensor::{
     backend::{AutodiffBackend, Backend},
 };
 
-use crate::{Dispatch, Fp8, HeadLayout, Leaf, LmBackend, Mxfp4, Rotation, Tracked, backend::StatsParts};
+use crate::functions::unwrap;
+use crate::{
+    Dispatch, ExpertWeight, Fp8, HeadLayout, Leaf, LmBackend, LoraParts, Mxfp4, Rotation, Tracked, backend::StatsParts,
+    portable,
+};
 use experts::{
-    CombineBackward, GatherBackward, GroupedBackward, GroupedBiasBackward, GroupedMxfp4Backward,
-    GroupedMxfp4BiasBackward, LinearBiasBackward, RouteBackward, SwigluClampedBackward,
+    CombineBackward, GatherBackward, GroupedBackward, GroupedBiasBackward, GroupedLoraBackward, GroupedMxfp4Backward,
+    GroupedMxfp4BiasBackward, LinearBiasBackward, LoraState, RouteBackward, SwigluClampedBackward,
 };
 use node::open;
 use ops::{
@@ -309,6 +313,41 @@ impl<B: LmBackend, C: CheckpointStrategy> LmBackend for Autodiff<B, C> {
                 node.close(out, || (weight, offsets, dtype))
             }
         }
+    }
+
+    /// One node where the base is frozen; otherwise the base and the update have theirs.
+    fn lm_grouped_lora(
+        x: FloatTensor<Self>,
+        weight: &ExpertWeight<Self>,
+        bias: Option<FloatTensor<Self>>,
+        lora: LoraParts<Self>,
+        offsets: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let trained = match weight {
+            ExpertWeight::Dense(weight) => unwrap(weight.clone()).is_tracked(),
+            ExpertWeight::Packed(_) => false,
+        };
+        if trained || bias.as_ref().is_some_and(|bias| bias.is_tracked()) {
+            let low = Self::lm_grouped_linear(x.clone(), lora.a, None, offsets.clone());
+            return portable::grouped_sum::<Self>(
+                x,
+                weight,
+                bias,
+                [portable::scaled::<Self>(low, lora.scale), lora.b],
+                offsets,
+            );
+        }
+        let node = open!(GroupedLoraBackward, C, [x, lora.a, lora.b]);
+        let ([_, a_tracked, b_tracked], weight) = (node.tracked, weight.clone().map(Tensor::inner, Tensor::inner));
+        let lora = LoraParts::<B> { a: lora.a.primitive, b: lora.b.primitive, scale: lora.scale };
+        let (x, bias) = (x.primitive, bias.map(|bias| bias.primitive));
+        let low = B::lm_grouped_linear(x.clone(), lora.a.clone(), None, offsets.clone());
+        let low = portable::scaled::<B>(low, lora.scale);
+        let out = B::lm_grouped_sum(x.clone(), &weight, bias, [low.clone(), lora.b.clone()], offsets.clone());
+        node.close(out, || {
+            let (x, low) = (a_tracked.then_some(x), b_tracked.then_some(low));
+            LoraState { x, low, weight, lora, offsets }
+        })
     }
 
     fn lm_recompute(

@@ -7,14 +7,24 @@ use burn_cubecl::{BoolElement, CubeBackend, FloatElement, IntElement};
 use super::launch::dense;
 use super::{Runtime, bridge, faults, gemm, parking, snapshot};
 use crate::backend::StatsParts;
+use crate::functions::unwrap;
+use crate::ops::grouped_linear::cuda::{Rows, Weights};
 use crate::ops::{
     accumulate, adamw, attention, dispatch, embedding, grouped_mxfp4, linear_bias, linear_cross_entropy, linear_fp8,
     rms_norm, rope_qkv, route, sum_squares, swiglu, swiglu_clamped,
 };
 use crate::{
-    AdamW, CrossEntropyParts, Dispatch, Fp8, Fp8Gradients, Fp8Saved, HeadLayout, HostCopy, HostReserve, LmBackend,
-    Master, Moments, Mxfp4, Parked, Rotation, Tracked,
+    AdamW, CrossEntropyParts, Dispatch, ExpertWeight, Fp8, Fp8Gradients, Fp8Saved, HeadLayout, HostCopy, HostReserve,
+    LmBackend, Master, Moments, Mxfp4, Parked, Rotation, Tracked, portable,
 };
+
+/// The weight in this type, decoded where it is packed and the type is that of the kernels for whole weights.
+fn whole_weight<B: LmBackend>(weight: &ExpertWeight<B>, dtype: DType) -> Option<FloatTensor<B>> {
+    match weight {
+        ExpertWeight::Dense(weight) => Some(unwrap(weight.clone())),
+        ExpertWeight::Packed(weight) => (dtype == DType::BF16).then(|| B::lm_mxfp4_decode(weight, dtype)),
+    }
+}
 
 impl<F: FloatElement, I: IntElement, T: BoolElement> LmBackend for CubeBackend<Runtime, F, I, T> {
     fn lm_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -363,6 +373,119 @@ impl<F: FloatElement, I: IntElement, T: BoolElement> LmBackend for CubeBackend<R
     ) -> FloatTensor<Self> {
         faults::enter("swiglu_clamped backward");
         swiglu_clamped::cuda::backward(dy, gate_up, alpha, limit)
+    }
+
+    fn lm_grouped_linear(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: Option<FloatTensor<Self>>,
+        offsets: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
+        faults::enter("grouped_linear");
+        let rows = Rows { x, weight, turned: false, bias, low_rank: None, offsets };
+        match rows.fit() {
+            true => rows.product("grouped_linear"),
+            false => portable::grouped_linear::<Self>(rows.x, rows.weight, rows.bias, rows.offsets),
+        }
+    }
+
+    fn lm_grouped_linear_dx(
+        dy: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        offsets: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
+        faults::enter("grouped_linear backward by x");
+        let rows = Rows { x: dy, weight, turned: true, bias: None, low_rank: None, offsets };
+        match rows.fit() {
+            true => rows.product("grouped_linear backward by x"),
+            false => portable::grouped_linear_dx::<Self>(rows.x, rows.weight, rows.offsets),
+        }
+    }
+
+    fn lm_grouped_linear_dw(
+        dy: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        offsets: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
+        faults::enter("grouped_linear backward by weight");
+        let weights = Weights { dy, x, offsets, acc: None };
+        match weights.fit() {
+            true => weights.gradient("grouped_linear backward by weight"),
+            false => portable::grouped_linear_dw::<Self>(weights.dy, weights.x, weights.offsets),
+        }
+    }
+
+    fn lm_grouped_linear_dw_acc(
+        dy: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        offsets: IntTensor<Self>,
+        acc: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        faults::enter("grouped_linear backward by weight");
+        let weights = Weights { dy, x, offsets, acc: Some(acc) };
+        match weights.fit() {
+            true => weights.gradient("grouped_linear backward by weight"),
+            false => {
+                let Weights { dy, x, offsets, acc } = weights;
+                let dw = portable::grouped_linear_dw::<Self>(dy, x, offsets);
+                acc.map_or_else(|| unreachable!("given above"), |acc| accumulate::cuda::add_assign(acc, dw))
+            }
+        }
+    }
+
+    /// The whole weight is decoded for the product.
+    fn lm_grouped_mxfp4(
+        x: FloatTensor<Self>,
+        weight: &Mxfp4<Self>,
+        bias: Option<FloatTensor<Self>>,
+        offsets: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
+        match x.dtype {
+            DType::BF16 => Self::lm_grouped_linear(x, Self::lm_mxfp4_decode(weight, DType::BF16), bias, offsets),
+            _ => portable::grouped_mxfp4::<Self>(x, weight, bias, offsets),
+        }
+    }
+
+    fn lm_grouped_mxfp4_dx(dy: FloatTensor<Self>, weight: &Mxfp4<Self>, offsets: IntTensor<Self>) -> FloatTensor<Self> {
+        match dy.dtype {
+            DType::BF16 => Self::lm_grouped_linear_dx(dy, Self::lm_mxfp4_decode(weight, DType::BF16), offsets),
+            _ => portable::grouped_mxfp4_dx::<Self>(dy, weight, offsets),
+        }
+    }
+
+    fn lm_grouped_sum(
+        x: FloatTensor<Self>,
+        weight: &ExpertWeight<Self>,
+        bias: Option<FloatTensor<Self>>,
+        low_up: [FloatTensor<Self>; 2],
+        offsets: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
+        faults::enter("grouped_lora");
+        if let Some(whole) = whole_weight::<Self>(weight, x.dtype) {
+            let (x, bias, offsets) = (x.clone(), bias.clone(), offsets.clone());
+            let rows = Rows { x, weight: whole, turned: false, bias, low_rank: Some(low_up.clone()), offsets };
+            if rows.fit() {
+                return rows.product("grouped_lora");
+            }
+        }
+        portable::grouped_sum::<Self>(x, weight, bias, low_up, offsets)
+    }
+
+    fn lm_grouped_sum_dx(
+        dy: FloatTensor<Self>,
+        weight: &ExpertWeight<Self>,
+        dlow_down: [FloatTensor<Self>; 2],
+        offsets: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
+        faults::enter("grouped_lora backward by x");
+        if let Some(whole) = whole_weight::<Self>(weight, dy.dtype) {
+            let (x, offsets) = (dy.clone(), offsets.clone());
+            let rows = Rows { x, weight: whole, turned: true, bias: None, low_rank: Some(dlow_down.clone()), offsets };
+            if rows.fit() {
+                return rows.product("grouped_lora backward by x");
+            }
+        }
+        portable::grouped_sum_dx::<Self>(dy, weight, dlow_down, offsets)
     }
 
     fn lm_grouped_bias_grad(dy: FloatTensor<Self>, offsets: IntTensor<Self>, dtype: DType) -> FloatTensor<Self> {

@@ -78,6 +78,12 @@ pub(super) fn submit_panic(device: &CudaDevice) {
     submit(device, |_| faults::on_device_thread("provoked fault", || panic!("provoked on the device thread")));
 }
 
+/// Ends the process without the libraries' own ends.
+pub(crate) fn end_process(code: u8) -> ! {
+    // SAFETY: the call takes a number and does not come back.
+    unsafe { libc::_exit(code.into()) }
+}
+
 fn check(call: &str, result: sys::CUresult) {
     assert!(result == sys::CUresult::CUDA_SUCCESS, "{call}: {result:?}");
 }

@@ -14,6 +14,8 @@ use crate::KernelError;
 
 /// The first fault that nobody has reported yet.
 static FAULT: Mutex<Option<KernelError>> = Mutex::new(None);
+/// True from the first one on.
+static BROKEN: AtomicBool = AtomicBool::new(false);
 /// True while there is one: what each op looks at.
 static PENDING: AtomicBool = AtomicBool::new(false);
 /// The op that was called last, for panics of kernels that are not ours.
@@ -79,6 +81,7 @@ fn record(op: String, message: String) {
         None => KernelError::DeviceFault { op, message },
     });
     PENDING.store(true, Ordering::Release);
+    BROKEN.store(true, Ordering::Release);
 }
 
 fn text(panic: &(dyn Any + Send)) -> Option<&str> {
@@ -117,6 +120,11 @@ pub(super) fn on_device_thread(op: &'static str, work: impl FnOnce()) {
     FOREIGN_OP.set(Some(op));
     let _unnamed = Unnamed;
     work();
+}
+
+/// Whether a device thread has failed in this process, reported or not.
+pub(crate) fn broken() -> bool {
+    BROKEN.load(Ordering::Acquire)
 }
 
 /// Whether there is a fault that nobody has reported yet.

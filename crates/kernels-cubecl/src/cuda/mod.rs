@@ -19,11 +19,12 @@ mod sources;
 
 pub use crate::ops::linear_fp8::cuda::round_fp8;
 pub use bridge::device_memory;
+pub(crate) use faults::broken;
 pub use faults::guarded;
 pub use gemm::{Element, Gemm, Types, gemm, gemm_fp8};
 pub use probe::{claim, keep_exact_sizes, open, provoke_fault};
 
-pub(crate) use bridge::{Argument, Grid, RawKernel, capability, has_fp8};
+pub(crate) use bridge::{Argument, Grid, RawKernel, capability, end_process, has_fp8};
 
 use half::bf16;
 

@@ -11,8 +11,9 @@ use burn::tensor::{
 };
 
 use super::{down, ints, zeros};
+use crate::functions::unwrap;
 use crate::mxfp4::{self, CODES, SCALES, TABLE};
-use crate::{LmBackend, MXFP4_BLOCK, Mxfp4};
+use crate::{ExpertWeight, LmBackend, MXFP4_BLOCK, Mxfp4};
 
 /// Sorted rows of each expert, on the host.
 fn groups<B: Backend>(offsets: IntTensor<B>) -> Vec<Range<usize>> {
@@ -176,4 +177,43 @@ pub(crate) fn grouped_mxfp4_dx<B: LmBackend>(
     let [rows, i] = weight.dims();
     let (o, dtype) = (rows / (offsets.shape()[0] - 1), dy.dtype());
     per_rows::<B>(&dy, offsets, i, |e, dy| B::lm_linear_dx(dy, B::lm_mxfp4_decode(&weight.rows(e * o, o), dtype)))
+}
+
+/// The tensor times a number that is often one.
+pub(crate) fn scaled<B: Backend>(x: FloatTensor<B>, factor: f32) -> FloatTensor<B> {
+    if factor == 1.0 || x.shape().num_elements() == 0 { x } else { B::float_mul_scalar(x, factor.into()) }
+}
+
+/// The sum of two tensors, which may be empty: not every backend adds nothing.
+fn sum<B: Backend>(x: FloatTensor<B>, y: FloatTensor<B>) -> FloatTensor<B> {
+    if x.shape().num_elements() == 0 { x } else { B::float_add(x, y) }
+}
+
+/// Portable linear layer per expert with a second product.
+pub(crate) fn grouped_sum<B: LmBackend>(
+    x: FloatTensor<B>,
+    weight: &ExpertWeight<B>,
+    bias: Option<FloatTensor<B>>,
+    [low, up]: [FloatTensor<B>; 2],
+    offsets: IntTensor<B>,
+) -> FloatTensor<B> {
+    let y = match weight {
+        ExpertWeight::Dense(weight) => B::lm_grouped_linear(x, unwrap(weight.clone()), bias, offsets.clone()),
+        ExpertWeight::Packed(weight) => B::lm_grouped_mxfp4(x, weight, bias, offsets.clone()),
+    };
+    sum::<B>(y, B::lm_grouped_linear(low, up, None, offsets))
+}
+
+/// Portable gradient of the rows with a second product.
+pub(crate) fn grouped_sum_dx<B: LmBackend>(
+    dy: FloatTensor<B>,
+    weight: &ExpertWeight<B>,
+    [dlow, down]: [FloatTensor<B>; 2],
+    offsets: IntTensor<B>,
+) -> FloatTensor<B> {
+    let dx = match weight {
+        ExpertWeight::Dense(weight) => B::lm_grouped_linear_dx(dy, unwrap(weight.clone()), offsets.clone()),
+        ExpertWeight::Packed(weight) => B::lm_grouped_mxfp4_dx(dy, weight, offsets.clone()),
+    };
+    sum::<B>(dx, B::lm_grouped_linear_dx(dlow, down, offsets))
 }

@@ -21,7 +21,7 @@ pub(crate) use experts::{
 };
 pub(crate) use grouped::{
     grouped_bias_grad, grouped_linear, grouped_linear_dw, grouped_linear_dx, grouped_mxfp4, grouped_mxfp4_dx,
-    mxfp4_decode,
+    grouped_sum, grouped_sum_dx, mxfp4_decode, scaled,
 };
 pub(crate) use head::{linear_cross_entropy_fwd, token_logprobs_bwd, token_stats};
 pub(crate) use linear::{bias_grad, linear, linear_bias, linear_dw, linear_dx};

@@ -49,6 +49,7 @@ fn layer() -> Block<Graph> {
     let (blocks, scales) = quantise_mxfp4(&numbers(frozen)).expect("whole blocks");
     let frozen = Mxfp4::<Graph>::from_bytes(&blocks, &scales, [E * 2 * INNER, WIDTH], &Default::default());
     let frozen = frozen.expect("the lengths fit");
+    let weight = ExpertWeight::Packed(frozen.clone());
     let padding = Tensor::<Cpu, 1, Int>::from_data([0, 77], &Default::default());
     Arc::new(move |x: Tensor<Graph, 3>, leaves: Vec<Leaf<Graph>>| {
         let mut leaves = leaves.into_iter();
@@ -63,10 +64,9 @@ fn layer() -> Block<Graph> {
         let xs = gather_tokens(rows, &at);
         let (up, up_bias, down, down_bias) = (next().matrix(), next().vector(), next().matrix(), next().vector());
         let (a, b) = (next().matrix(), next().matrix());
-        let low = grouped_linear(grouped_linear(xs.clone(), a, None, &at), b, None, &at);
         let gate_up = grouped_linear(xs.clone(), up, Some(up_bias.clone()), &at)
-            + grouped_linear_mxfp4(xs, &frozen, Some(up_bias), &at) * 0.3
-            + low;
+            + grouped_linear_mxfp4(xs.clone(), &frozen, Some(up_bias), &at) * 0.3
+            + grouped_lora(xs, &weight, None, &ExpertLora { a, b, scale: 0.5 }, &at);
         let inner = swiglu_clamped(gate_up, 1.702, 1.0);
         let out = combine(grouped_linear(inner, down, Some(down_bias), &at), routed.weights, &at);
         x + out.reshape(dims)

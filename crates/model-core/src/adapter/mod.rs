@@ -4,7 +4,7 @@
 //! attached, only its own parameters train.
 
 use burn::tensor::{Tensor, TensorData};
-use kernels_cubecl::LmBackend;
+use kernels_cubecl::{Leaf, LmBackend};
 
 use crate::config::ModelConfig;
 use crate::decoder::Decoder;
@@ -205,7 +205,7 @@ impl<B: LmBackend> Decoder<B> {
                 if chosen.binary_search(&place).is_ok() {
                     let stream = Stream::new(seed, &format!("{prefix}.{}.lora_A.weight", segment.name));
                     let a = stream.uniforms(config.r * columns, 1.0 / (columns as f32).sqrt());
-                    let a = Tensor::from_data(TensorData::new(a, [config.r, columns]), &device);
+                    let a = Leaf::from_data(TensorData::new(a, [config.r, columns]), &device).matrix();
                     let b = Tensor::zeros([segment.rows, config.r], &device);
                     *slot = Some(Lora { a, b, scale: config.scale(), dropout: config.dropout, dropout_stream: None });
                 }
@@ -314,7 +314,7 @@ fn fresh_experts<B: LmBackend>(
 ) -> ExpertLora<B> {
     let [rows, columns] = layer.dims();
     let a = stream.uniforms(n * config.r * columns, 1.0 / (columns as f32).sqrt());
-    let a = Tensor::from_data(TensorData::new(a, [n * config.r, columns]), device);
+    let a = Leaf::from_data(TensorData::new(a, [n * config.r, columns]), device).matrix();
     ExpertLora { a, b: Tensor::zeros([rows, config.r], device), scale: config.scale() }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::TensorData;
 use kernels_cubecl::{Leaf, LmBackend};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -137,7 +137,7 @@ impl<B: LmBackend> Decoder<B> {
                 Some(at) => {
                     let dims = leaf.leaf.dims();
                     let values = at.read(&file, swapped)?;
-                    Ok(Leaf::Matrix(Tensor::from_data(TensorData::new(values, dims), &device)))
+                    Ok(Leaf::from_data(TensorData::new(values, dims), &device))
                 }
             })
             .collect();

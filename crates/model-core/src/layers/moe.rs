@@ -7,8 +7,8 @@ use burn::backend::Autodiff;
 use burn::tensor::backend::Backend;
 use burn::tensor::{Int, Tensor};
 use kernels_cubecl::{
-    Dispatch, LmBackend, Mxfp4, combine, dispatch, gather_tokens, grouped_linear, grouped_linear_mxfp4,
-    linear_bias_f32, route, swiglu_clamped,
+    Dispatch, ExpertLora, ExpertWeight, LmBackend, Mxfp4, combine, dispatch, gather_tokens, grouped_linear,
+    grouped_linear_mxfp4, grouped_lora, linear_bias_f32, route, swiglu_clamped,
 };
 
 use crate::config;
@@ -56,29 +56,6 @@ pub struct ExpertLinear<B: Backend> {
     pub bias: Tensor<B, 1>,
     /// A low-rank update of each expert.
     pub adapter: Option<ExpertLora<B>>,
-}
-
-/// Where the weights of experts are.
-#[derive(Clone, Debug)]
-pub enum ExpertWeight<B: Backend> {
-    /// In the backend's float type; a parameter like any other.
-    Dense(Tensor<B, 2>),
-    /// As a checkpoint has them, in MXFP4, for good: they are no parameters, gradients pass them on to `x`.
-    Packed(Mxfp4<B>),
-}
-
-/// A low-rank update of every expert: `scale · (x · Aₑᵀ) · Bₑᵀ`.
-///
-/// # Source
-/// LoRA (Hu et al. 2021), section 4.1, applied to each expert.
-#[derive(Clone, Debug)]
-pub struct ExpertLora<B: Backend> {
-    /// `[n · r, in]`, experts one after the other.
-    pub a: Tensor<B, 2>,
-    /// `[n · out, r]`, experts one after the other.
-    pub b: Tensor<B, 2>,
-    /// Factor on the update.
-    pub scale: f32,
 }
 
 impl<B: LmBackend> Moe<B> {
@@ -140,22 +117,16 @@ impl<B: LmBackend> ExpertLinear<B> {
     /// `x` is `[m, in]` in the order of the dispatch, the result `[m, out]`.
     pub fn forward(&self, x: Tensor<B, 2>, at: &Dispatch<B>) -> Tensor<B, 2> {
         let bias = Some(self.bias.clone());
-        let y = match &self.weight {
-            ExpertWeight::Dense(weight) => grouped_linear(x.clone(), weight.clone(), bias, at),
-            ExpertWeight::Packed(weight) => grouped_linear_mxfp4(x.clone(), weight, bias, at),
-        };
-        match &self.adapter {
-            Some(lora) => y + lora.forward(x, at),
-            None => y,
+        match (&self.adapter, &self.weight) {
+            (Some(lora), weight) => grouped_lora(x, weight, bias, lora, at),
+            (None, ExpertWeight::Dense(weight)) => grouped_linear(x, weight.clone(), bias, at),
+            (None, ExpertWeight::Packed(weight)) => grouped_linear_mxfp4(x, weight, bias, at),
         }
     }
 
     /// Output rows of all experts and their inputs.
     pub fn dims(&self) -> [usize; 2] {
-        match &self.weight {
-            ExpertWeight::Dense(weight) => weight.dims(),
-            ExpertWeight::Packed(weight) => weight.dims(),
-        }
+        self.weight.dims()
     }
 
     /// The weight, where it is packed.
@@ -191,16 +162,5 @@ impl<B: LmBackend> ExpertLinear<B> {
         let adapter = self.adapter.as_ref();
         let adapter = adapter.map(|lora| ExpertLora { a: leaves.matrix(), b: leaves.matrix(), scale: lora.scale });
         ExpertLinear { adapter, ..layer }
-    }
-}
-
-impl<B: LmBackend> ExpertLora<B> {
-    /// What the adapter adds.
-    ///
-    /// # Shapes
-    /// `x` is `[m, in]` in the order of the dispatch, the result `[m, out]`.
-    pub fn forward(&self, x: Tensor<B, 2>, at: &Dispatch<B>) -> Tensor<B, 2> {
-        let low = grouped_linear(x, self.a.clone(), None, at);
-        grouped_linear(low, self.b.clone(), None, at) * self.scale
     }
 }

@@ -211,7 +211,7 @@ fn compile(kernel: RawKernel, options: &[String]) -> Vec<c_char> {
     unsafe {
         if let Err(error) = nvrtc::compile_program(program, options) {
             let log = nvrtc::get_program_log(program).unwrap_or_default();
-            let log = log.iter().map(|&byte| byte as u8 as char).collect::<String>();
+            let log = log.iter().map(|&byte| byte as u8 as char).filter(|c| *c != '\0').collect::<String>();
             panic!("NVRTC of {name} with {options:?}: {error:?}: {log}");
         }
         let mut size = 0;

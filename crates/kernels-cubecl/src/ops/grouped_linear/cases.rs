@@ -31,6 +31,8 @@ pub fn cases() -> Vec<Case> {
         case("ragged", [37, 3, 7], [45, 67], Assign::Spread, Fill::Typical),
         case("long groups", [700, 2, 3], [33, 21], Assign::Spread, Fill::Typical),
         case("deep sum", [9, 2, 3], [1500, 33], Assign::Spread, Fill::Typical),
+        case("several tiles", [700, 2, 3], [72, 328], Assign::Spread, Fill::Typical),
+        case("two steps of columns", [150, 2, 3], [200, 136], Assign::Half, Fill::Typical),
         case("many outputs", [9, 2, 3], [24, 700], Assign::Spread, Fill::Typical),
         case("to rank 4", [64, 2, 5], [96, 4], Assign::Spread, Fill::Typical),
         case("from rank 4", [64, 2, 5], [4, 96], Assign::Spread, Fill::Typical),

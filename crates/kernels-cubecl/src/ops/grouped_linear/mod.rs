@@ -16,4 +16,7 @@
 
 pub mod cases;
 pub(crate) mod cpu;
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
+pub mod lora;
 pub mod reference;

@@ -29,19 +29,19 @@ struct Kernel {
 
 const FORWARD: Kernel = Kernel {
     name: "attention_forward",
-    source: concat!(include_str!("hopper.cuh"), include_str!("forward.cu")),
+    source: concat!(include_str!("../../../cuda/hopper.cuh"), include_str!("hopper.cuh"), include_str!("forward.cu")),
     rows: [768, 768],
     record_bytes: 3072,
 };
 const QUERIES: Kernel = Kernel {
     name: "attention_queries",
-    source: concat!(include_str!("hopper.cuh"), include_str!("queries.cu")),
+    source: concat!(include_str!("../../../cuda/hopper.cuh"), include_str!("hopper.cuh"), include_str!("queries.cu")),
     rows: [1152, 896],
     record_bytes: 2560,
 };
 const KEYS: Kernel = Kernel {
     name: "attention_keys",
-    source: concat!(include_str!("hopper.cuh"), include_str!("keys.cu")),
+    source: concat!(include_str!("../../../cuda/hopper.cuh"), include_str!("hopper.cuh"), include_str!("keys.cu")),
     rows: [768, 640],
     record_bytes: 5120,
 };
