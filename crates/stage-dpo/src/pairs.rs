@@ -4,10 +4,8 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use data_pipeline::records::read_preferences;
 use data_pipeline::{Order, Overlong, PADDING_SEGMENT, Sequence, TokenRow, pack_best_fit};
-use model_core::{ChatFormat, Tokenizer};
-use trainer::render::{fingerprint, pad_id, preference_sequences, require_fit};
+use trainer::render::ChatRenderer;
 use trainer::{BatchSource, MicroBatch, Pair, TrainConfig, TrainError};
 
 /// A pair inside a row: token ranges, and the number of its record.
@@ -46,22 +44,14 @@ impl PairRows {
     ///
     /// # Errors
     /// A record that cannot be read or rendered, or whose two answers do not fit one row, by file and number.
-    pub(crate) fn read(path: &Path, seq_len: usize, tokenizer: &Tokenizer) -> Result<Self, TrainError> {
-        let format = ChatFormat::detect(tokenizer)?;
-        let set = read_preferences(path)?;
-        let mut sides = Vec::with_capacity(set.records.len());
-        for (number, record) in set.records.iter().enumerate() {
-            let pair = preference_sequences(record, format, tokenizer)?;
-            require_fit(path, number, pair.0.ids.len() + pair.1.ids.len(), seq_len)?;
-            sides.push(pair);
-        }
-        let lengths: Vec<usize> =
-            sides.iter().map(|(chosen, rejected)| chosen.ids.len() + rejected.ids.len()).collect();
-        let pad = pad_id(format, tokenizer)?;
+    pub(crate) fn read(path: &Path, seq_len: usize, renderer: &ChatRenderer<'_>) -> Result<Self, TrainError> {
+        let sides = renderer.pairs(path, seq_len)?;
+        let lengths: Vec<usize> = sides.iter().map(|pair| pair.iter().map(|side| side.ids.len()).sum()).collect();
+        let pad = renderer.pad_id()?;
         let packed = pack_best_fit(&lengths, seq_len, Overlong::Truncate);
         let fill = |records: Vec<usize>| fill_row(&records, &sides, seq_len, pad);
         let rows = packed.into_iter().map(|pieces| fill(pieces.iter().map(|piece| piece.doc).collect())).collect();
-        Ok(Self { rows, n_records: sides.len(), fingerprint: fingerprint(path, format, tokenizer, seq_len)? })
+        Ok(Self { rows, n_records: sides.len(), fingerprint: renderer.fingerprint(path, seq_len)? })
     }
 
     /// Rows `which` as a micro-batch; `reference` holds the values by record.
@@ -84,7 +74,7 @@ impl PairRows {
     }
 }
 
-fn fill_row(records: &[usize], sides: &[(Sequence, Sequence)], seq_len: usize, pad: u32) -> PairRow {
+fn fill_row(records: &[usize], sides: &[[Sequence; 2]], seq_len: usize, pad: u32) -> PairRow {
     let mut row = TokenRow::default();
     let mut pairs = Vec::new();
     for &record in records {
@@ -96,8 +86,7 @@ fn fill_row(records: &[usize], sides: &[(Sequence, Sequence)], seq_len: usize, p
             row.segments.resize(row.ids.len(), segment);
             start..row.ids.len()
         };
-        let chosen = append(&sides[record].0);
-        let rejected = append(&sides[record].1);
+        let [chosen, rejected] = sides[record].each_ref().map(&mut append);
         pairs.push(PairInRow { chosen, rejected, record });
     }
     row.ids.resize(seq_len, pad);

@@ -8,7 +8,7 @@ use crate::config::Blocks;
 use crate::objective::{MetricSum, NextToken, Objective, RouterWeights};
 use crate::{MicroBatch, TrainConfig, TrainError};
 
-fn mixture() -> Decoder<Cpu> {
+pub(super) fn mixture() -> Decoder<Cpu> {
     let experts = Experts { n: 4, top_k: 2, limit: 7.0, alpha: 1.702, balance_coef: 0.0 };
     let family = Family::GptOss(GptOss { window: 4, sliding: vec![true, false], experts });
     let config = ModelConfig { family, tied: false, init_std: 0.2, ..model_config() };
