@@ -204,7 +204,9 @@ impl TrainError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Gate(_) => 1,
-            Self::NotFinite { .. } | Self::SaveFailed { .. } => 3,
+            Self::NotFinite { .. }
+            | Self::SaveFailed { .. }
+            | Self::Model(model_core::ModelError::AdapterInert { .. }) => 3,
             Self::NoSpace { .. } | Self::NoDeviceMemory { .. } | Self::NoHostMemory { .. } => 4,
             Self::Kernel(error) => error.exit_code(),
             _ => 2,
