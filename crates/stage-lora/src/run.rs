@@ -157,3 +157,6 @@ fn outputs<B: LmBackend>(
     publish_folder(&folder, &config.model, |dir| merged.save_with(dir, options).map(drop).map_err(TrainError::from))?;
     Ok(folder)
 }
+
+#[cfg(test)]
+mod tests;

@@ -383,6 +383,25 @@ mod tests {
         assert!(of(&all_linear(4), true).0 > 1_990_656, "a rank is never 0");
     }
 
+    /// The head always works in chunks; there is no option that would turn it off, and none that excludes another.
+    #[test]
+    fn s13_logits_are_never_there_as_a_whole() {
+        let model = ModelConfig::preset("gpt-oss-20b").unwrap();
+        for (head, precision) in [(Head::CrossEntropy, Arithmetic::Bf16), (Head::Logprobs, Arithmetic::F32)] {
+            let train = settings(precision, MomentsKind::Full, 1);
+            let train =
+                TrainConfig { tokens_per_step: 8192, tokens_per_micro_batch: 8192, recompute: true.into(), ..train };
+            let plan = MemoryPlan::new(&model, &train, head, None);
+            let logits = 8192 * model.vocab_size as u64 * 4;
+            assert!(plan.passing < logits / 4, "{head:?}: {} of {logits} bytes\n{plan}", plan.passing);
+        }
+        let keys = serde_json::to_value(tiny::config(1)).unwrap();
+        for key in keys.as_object().unwrap().keys() {
+            let about_the_head = ["chunk", "fused", "liger", "cce", "logits"].iter().any(|word| key.contains(word));
+            assert!(!about_the_head, "`{key}` chooses what must not be a choice");
+        }
+    }
+
     #[test]
     fn adapters_have_gradients_and_moments_of_their_own_size_only() {
         let model = ModelConfig::preset("125m").unwrap();
