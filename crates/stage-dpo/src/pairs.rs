@@ -136,3 +136,50 @@ impl BatchSource for PairSource {
         self.rows.fingerprint.clone()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use data_pipeline::tokenizer::HARMONY_TOKENS;
+    use model_core::{Experts, Family, GptOss, Harmony, ModelConfig, Tokenizer};
+    use trainer::render::ChatKeys;
+
+    use super::*;
+
+    #[test]
+    fn s20_pairs_of_a_gpt_oss_are_harmony_and_only_their_answers_count() {
+        let n = 256 + HARMONY_TOKENS.len();
+        let trained = data_pipeline::tokenizer::train(std::iter::empty(), n, &HARMONY_TOKENS).unwrap();
+        let tokenizer = Tokenizer::from_json(trained.json().to_vec(), Path::new("tokenizer.json")).unwrap();
+        let experts = Experts { n: 2, top_k: 1, limit: 7.0, alpha: 1.702, balance_coef: 0.0 };
+        let family = Family::GptOss(GptOss { window: 8, sliding: vec![true], experts });
+        let model = ModelConfig { family, ..ModelConfig::from_depth(1, n) };
+        let renderer = ChatRenderer::new(&ChatKeys::default(), &tokenizer, &model).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pairs.jsonl");
+        let lines = "{\"prompt\":\"2+2?\",\"chosen\":\"4\",\"rejected\":\"5\"}\n\
+             {\"prompt\":\"Hi.\",\"chosen\":[{\"role\":\"assistant\",\"channel\":\"analysis\",\"content\":\"Greet.\"},\
+             {\"role\":\"assistant\",\"channel\":\"final\",\"content\":\"Hello.\"}],\"rejected\":\"No.\"}\n";
+        std::fs::write(&path, lines).unwrap();
+        let rows = PairRows::read(&path, 256, &renderer).unwrap();
+        assert_eq!((rows.rows.len(), rows.n_records), (1, 2));
+        let batch = rows.batch(&[0], Some(&[[-1.0, -2.0], [-3.0, -4.0]])).unwrap();
+        let (targets, _) = batch.targets();
+        let harmony = Harmony::new(&tokenizer).unwrap();
+        let spelled = |range: &Range<usize>| {
+            let ids: Vec<u32> = range.clone().filter(|&at| targets[at] >= 0).map(|at| targets[at] as u32).collect();
+            harmony.decode(&ids)
+        };
+        let mut pairs: Vec<_> =
+            batch.pairs.iter().map(|pair| (spelled(&pair.chosen), spelled(&pair.rejected), pair.reference)).collect();
+        pairs.sort_by(|a, b| a.2.unwrap()[0].total_cmp(&b.2.unwrap()[0]));
+        let answer = |text: &str| format!("<|channel|>final<|message|>{text}<|return|>");
+        let thought = "<|channel|>analysis<|message|>Greet.<|end|><|start|>assistant";
+        let want = [
+            (format!("{thought}{}", answer("Hello.")), answer("No."), Some([-3.0, -4.0])),
+            (answer("4"), answer("5"), Some([-1.0, -2.0])),
+        ];
+        assert_eq!(pairs, want);
+        let error = PairRows::read(&path, 32, &renderer).unwrap_err().to_string();
+        assert!(error.contains("record 1 has") && error.contains("a row holds 32"), "{error}");
+    }
+}

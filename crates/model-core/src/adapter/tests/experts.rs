@@ -327,3 +327,22 @@ fn the_rank_of_experts_may_be_divided_by_their_number() {
         assert!(wrong(pattern).contains("`rank_pattern`"), "{pattern:?}");
     }
 }
+
+/// As in the released models, where experts are as wide as the model, so that the shapes of `down_proj` tell no layout.
+#[test]
+fn an_adapter_of_square_experts_is_read_as_it_was_saved() {
+    let shape = ModelConfig { d_ff: gpt_oss().config.d_model, ..gpt_oss().config };
+    let fresh = || Decoder::<Cpu>::init(&shape, 1, &Default::default());
+    for targets in [&EXPERTS[..], &EXPERTS[1..], &[ALL_LINEAR]] {
+        let config = config(2, targets);
+        let mut model = fresh();
+        model.attach_lora(&config, 1).unwrap();
+        let (model, _) = train_on(&model, &rows(4, 16, 96), 2);
+        let dir = tempfile::tempdir().unwrap();
+        model.save_peft(dir.path(), &config, "base").unwrap();
+        let mut again = fresh();
+        again.load_peft(dir.path(), "base").unwrap();
+        let rows = rows(2, 11, 96);
+        assert_eq!(logits(&again, &rows), logits(&model, &rows), "{targets:?}");
+    }
+}
