@@ -203,9 +203,9 @@ fn the_hash_of_a_source_covers_names_and_contents() {
 fn folders_in_folders_are_read_when_asked_for() {
     let dir = TempDir::new().unwrap();
     let root = dir.path().join("root");
-    std::fs::create_dir_all(root.join("a/b")).unwrap();
+    fs::create_dir_all(root.join("a/b")).unwrap();
     for (name, text) in [("lib.rs", "fn a() {}"), ("a/lib.rs", "fn b() {}"), ("a/b/c.md", "text"), ("a/x.bin", "no")] {
-        std::fs::write(root.join(name), text).unwrap();
+        fs::write(root.join(name), text).unwrap();
     }
     let ids = |recursive| {
         let source = SourceConfig { recursive, ..SourceConfig::new("s", vec![root.clone()], Some("MIT")) };

@@ -91,7 +91,7 @@ fn s27_a_merge_is_made_of_the_adapter_and_proven_and_changes_the_experts() {
 fn s27_a_merge_never_passes_by_what_lies_on_disk() {
     for (from, to, what) in [
         ("\"q_proj\"", "\"q_proj\", \"v_proj\"", "2 are missing"),
-        ("\"mlp.experts.down_proj\"", "\"mlp.experts.gate_up_proj\"", "are missing"),
+        ("\"mlp.experts.down_proj\"", "\"mlp.experts.gate_up_proj\"", "`rank_pattern`"),
         ("\"r\": 4", "\"r\": 3", "expected shape [3, 64], got [4, 64]"),
         ("\"down_proj\": 2", "\"down_proj\": 1", "expected shape"),
     ] {
