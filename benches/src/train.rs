@@ -2,6 +2,7 @@
 //!
 //! One line of JSON in the fields of the PyTorch rival, so that both stand in one table.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
@@ -344,7 +345,10 @@ fn blocks(option: Option<Option<usize>>) -> Blocks {
 
 /// The adapter of the arguments, as a plan sees it.
 fn adapter(arguments: &Arguments) -> Option<AdapterShape> {
-    let shape = |rank| AdapterShape { rank: rank as u64, dropout: false, packed_experts: arguments.packed };
+    let shape = |rank: usize| {
+        let (rank, packed_experts) = (rank as u64, arguments.packed);
+        AdapterShape { rank, expert_rank: rank, dropout: false, packed_experts }
+    };
     arguments.lora.map(shape)
 }
 
@@ -523,8 +527,9 @@ fn measure<B: LmBackend>(
     let model_config = model_config(arguments)?;
     let mut model = random_packed_model::<B>(&model_config, arguments.packed, device);
     if let Some(r) = arguments.lora {
-        let targets = vec![ALL_LINEAR.to_owned()];
-        model.attach_lora(&LoraConfig { r, alpha: 2.0 * r as f32, dropout: 0.0, rslora: false, targets }, 1)?;
+        let (alpha, targets) = (2.0 * r as f32, vec![ALL_LINEAR.to_owned()]);
+        let lora = LoraConfig { r, alpha, dropout: 0.0, rslora: false, targets, rank_pattern: BTreeMap::new() };
+        model.attach_lora(&lora, 1)?;
     }
     let adapter_params = model.n_adapter_params();
     // Reading something waits for the weights.

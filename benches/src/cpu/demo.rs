@@ -7,6 +7,7 @@ use burn::tensor::TensorData;
 use burn::tensor::ops::{FloatTensor, FloatTensorOps, IntTensor, IntTensorOps};
 use data_pipeline::ingest::{IngestConfig, ingest};
 use data_pipeline::source::TextRecord;
+use data_pipeline::tokenizer::SPECIAL_TOKENS;
 use data_pipeline::{PADDING_SEGMENT, TextFolder, TokenDocuments, TokenRow, Tokenizer};
 use kernels_cubecl::Cpu;
 use model_core::{Decoder, ModelConfig};
@@ -72,7 +73,7 @@ impl Demo {
         ingest(&IngestConfig::load(&root().join("configs/data/text.toml"))?, &out, false)?;
         let folder = TextFolder::open(&out.join("train"))?;
         let records = folder.records()?;
-        let tokenizer = data_pipeline::tokenizer::train(texts(&records), VOCAB_SIZE)?;
+        let tokenizer = data_pipeline::tokenizer::train(texts(&records), VOCAB_SIZE, &SPECIAL_TOKENS)?;
         let documents = TokenDocuments::encode(&records, &folder.meta().sources, &tokenizer);
         Ok(Self { stage, records, tokenizer, documents })
     }

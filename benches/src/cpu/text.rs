@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use data_pipeline::Tokenizer;
-use data_pipeline::tokenizer::train;
+use data_pipeline::tokenizer::{SPECIAL_TOKENS, train};
 
 use super::demo::{Demo, VOCAB_SIZE, texts};
 use super::measure::{Plan, Spread, repeat};
@@ -15,14 +15,15 @@ const TRAININGS: usize = 5;
 
 /// Measures the demo's vocabulary and a larger one.
 pub(super) fn measure(plan: Plan, demo: &Demo, table: &mut Table) -> Result<()> {
-    let larger = train(texts(&demo.records), LARGER);
+    let larger = train(texts(&demo.records), LARGER, &SPECIAL_TOKENS);
     encode(plan, demo, &demo.tokenizer, table);
     match &larger {
         Ok(tokenizer) => encode(plan, demo, tokenizer, table),
         Err(error) => table.note(&format!("no vocabulary of {LARGER}: {error}")),
     }
     for vocab_size in [Some(VOCAB_SIZE), larger.is_ok().then_some(LARGER)].into_iter().flatten() {
-        let seconds = repeat(plan.at_most(TRAININGS), || train(texts(&demo.records), vocab_size).is_ok());
+        let seconds =
+            repeat(plan.at_most(TRAININGS), || train(texts(&demo.records), vocab_size, &SPECIAL_TOKENS).is_ok());
         let name = format!("train {vocab_size} entries on {:.1} MB", megabytes(demo));
         table.add(Row { part: "tokenizer", name, unit: "s", value: Spread::of(seconds), share: None });
     }

@@ -265,6 +265,9 @@ pub enum LineProblem {
     /// A field that must be there.
     #[error("`{0}` is missing; add it to the record or give the source a default")]
     MissingField(&'static str),
+    /// Two fields of which a record has one.
+    #[error("`{0}` and `{1}` are both there; keep the one that is meant")]
+    BothFields(&'static str, &'static str),
     /// A preference without a preference.
     #[error("`chosen` equals `rejected`; such a pair teaches nothing, remove it")]
     ChosenIsRejected,

@@ -282,9 +282,32 @@ pub fn read_records<R: Record>(path: &Path) -> Result<RecordSet<R>> {
     Ok(RecordSet { records, fingerprint: fingerprint.finalize().to_hex().to_string() })
 }
 
+/// Calls `push` with file, line and record of every line of a `.jsonl` file, or of all such files of a folder in the order
+/// of names, for records whose rules are somebody else's.
+///
+/// # Errors
+/// [`DataError::BadLine`] names file, line and problem; [`DataError::Empty`] when there is no record; whatever `push` returns.
+pub fn read_json_lines<R: DeserializeOwned, E: From<DataError>>(
+    path: &Path,
+    push: &mut dyn FnMut(&Path, usize, R) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut empty = true;
+    for file in files_of(path, &["jsonl"], "a .jsonl file, or a folder of them")? {
+        for line in JsonLines::open(&file)? {
+            let (number, record) = line?;
+            push(&file, number, record)?;
+            empty = false;
+        }
+    }
+    if empty { Err(DataError::Empty { path: path.to_path_buf() }.into()) } else { Ok(()) }
+}
+
 fn record_files(path: &Path) -> Result<Vec<PathBuf>> {
-    let known = |p: &Path| p.extension().is_some_and(|e| e == "jsonl" || e == "parquet");
-    let expected = "a .jsonl or .parquet file, or a folder of them";
+    files_of(path, &["jsonl", "parquet"], "a .jsonl or .parquet file, or a folder of them")
+}
+
+fn files_of(path: &Path, extensions: &[&str], expected: &'static str) -> Result<Vec<PathBuf>> {
+    let known = |p: &Path| p.extension().and_then(|e| e.to_str()).is_some_and(|e| extensions.contains(&e));
     if path.is_file() {
         return if known(path) {
             Ok(vec![path.into()])

@@ -22,11 +22,17 @@ pub const MAX_SEQ_LEN: usize = 1 << 20;
 ///
 /// # Errors
 /// As [`TextFolder::open`] and [`train`].
-pub fn train_tokenizer(inputs: &[PathBuf], vocab_size: usize, out: &Path, overwrite: bool) -> Result<Report> {
+pub fn train_tokenizer(
+    inputs: &[PathBuf],
+    vocab_size: usize,
+    specials: &[&str],
+    out: &Path,
+    overwrite: bool,
+) -> Result<Report> {
     let out = OutDir::create(out, overwrite)?;
     let (records, _) = read_text(inputs)?;
     let spinner = progress::spinner("train tokenizer");
-    let tokenizer = train(records.iter().map(|r| r.text.as_str()), vocab_size)?;
+    let tokenizer = train(records.iter().map(|r| r.text.as_str()), vocab_size, specials)?;
     spinner.finish_and_clear();
     let mut step = Step::new("train tokenizer");
     records.iter().for_each(|r| step.keep(r.text.len(), r.text.len()));

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use data_pipeline::tokenizer::SPECIAL_TOKENS;
 use data_pipeline::{RowSet, TextFolder, TokenDocuments, seq_len_dir};
 use tempfile::TempDir;
 
@@ -223,7 +224,7 @@ fn s18_tokenizer_is_trained_on_text_not_parquet_bytes() {
     // The same text as Parquet shards or as lines gives the same tokenizer, so the container is not seen.
     let text = work.path("run/text/train");
     let records = TextFolder::open(&text).unwrap().records().unwrap();
-    let direct = data_pipeline::tokenizer::train(records.iter().map(|r| &*r.text), 330).unwrap();
+    let direct = data_pipeline::tokenizer::train(records.iter().map(|r| &*r.text), 330, &SPECIAL_TOKENS).unwrap();
     assert_eq!(direct.json(), fs::read(work.path("run/tokenizer/tokenizer.json")).unwrap());
     // A raw file, Parquet or not, is no input for training.
     let shard = text.join("shard-00000.parquet");

@@ -349,6 +349,26 @@ pub enum ModelError {
         /// Which one, and why not.
         got: String,
     },
+    /// A conversation that is cut off before the model has answered, so that its end would be learnt as one.
+    #[error(
+        "message {index}: expected every turn to end with the model's answer on final or its call, got {got}; complete the conversation or cut it before"
+    )]
+    HarmonyOpenTurn {
+        /// The place in the conversation, from 0.
+        index: usize,
+        /// What stands there.
+        got: String,
+    },
+    /// A text that spells a control token, in data to train on.
+    #[error(
+        "message {index}: expected texts without control tokens in training data, got `{token}`; give messages instead of rendered text, or spell it otherwise"
+    )]
+    HarmonyControlText {
+        /// The place in the conversation, from 0.
+        index: usize,
+        /// The token.
+        token: String,
+    },
     /// A text with a run of blanks that no encoder takes.
     #[error("message {index}: expected at most {max} blank characters in a row, got more; shorten the run")]
     HarmonyBlanks {

@@ -243,6 +243,7 @@ fn recomputation_drops_the_same_elements() {
         dropout: 0.3,
         rslora: false,
         targets: vec!["q_proj".to_owned(), "down_proj".to_owned()],
+        rank_pattern: Default::default(),
     };
     model.attach_lora(&config, 3).unwrap();
     let leaves = model.leaves().into_iter().map(|named| {

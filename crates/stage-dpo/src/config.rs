@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use trainer::config::require;
+use trainer::config::{is_default, require};
 use trainer::lineage::EntryGate;
-use trainer::objective::{Preference, PreferenceLoss};
+use trainer::objective::{Preference, PreferenceLoss, RouterWeights};
+use trainer::render::ChatKeys;
 use trainer::{TrainConfig, TrainError};
 
 /// Configuration of a preference run.
@@ -22,6 +23,9 @@ pub struct DpoConfig {
     pub data: PathBuf,
     /// Held-out preference records.
     pub eval_data: PathBuf,
+    /// How records are written as tokens.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub chat: ChatKeys,
     /// Row length; both answers of a pair stand in one row.
     pub seq_len: usize,
     /// Rows of one batch of the evaluation and of the reference pass.
@@ -30,6 +34,9 @@ pub struct DpoConfig {
     pub beta: f64,
     /// Loss.
     pub loss: PreferenceLoss,
+    /// Weights of the routers' losses, for models with experts.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub router: RouterWeights,
     /// Loop and optimizer.
     pub train: TrainConfig,
 }
@@ -37,7 +44,7 @@ pub struct DpoConfig {
 impl DpoConfig {
     /// The objective.
     pub fn objective(&self) -> Preference {
-        Preference { loss: self.loss, beta: self.beta }
+        Preference { loss: self.loss, beta: self.beta, router: self.router }
     }
 
     /// Checks across keys.

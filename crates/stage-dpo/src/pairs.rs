@@ -4,10 +4,8 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use data_pipeline::records::read_preferences;
 use data_pipeline::{Order, Overlong, PADDING_SEGMENT, Sequence, TokenRow, pack_best_fit};
-use model_core::{ChatFormat, Tokenizer};
-use trainer::render::{fingerprint, pad_id, preference_sequences, require_fit};
+use trainer::render::ChatRenderer;
 use trainer::{BatchSource, MicroBatch, Pair, TrainConfig, TrainError};
 
 /// A pair inside a row: token ranges, and the number of its record.
@@ -46,22 +44,14 @@ impl PairRows {
     ///
     /// # Errors
     /// A record that cannot be read or rendered, or whose two answers do not fit one row, by file and number.
-    pub(crate) fn read(path: &Path, seq_len: usize, tokenizer: &Tokenizer) -> Result<Self, TrainError> {
-        let format = ChatFormat::detect(tokenizer)?;
-        let set = read_preferences(path)?;
-        let mut sides = Vec::with_capacity(set.records.len());
-        for (number, record) in set.records.iter().enumerate() {
-            let pair = preference_sequences(record, format, tokenizer)?;
-            require_fit(path, number, pair.0.ids.len() + pair.1.ids.len(), seq_len)?;
-            sides.push(pair);
-        }
-        let lengths: Vec<usize> =
-            sides.iter().map(|(chosen, rejected)| chosen.ids.len() + rejected.ids.len()).collect();
-        let pad = pad_id(format, tokenizer)?;
+    pub(crate) fn read(path: &Path, seq_len: usize, renderer: &ChatRenderer<'_>) -> Result<Self, TrainError> {
+        let sides = renderer.pairs(path, seq_len)?;
+        let lengths: Vec<usize> = sides.iter().map(|pair| pair.iter().map(|side| side.ids.len()).sum()).collect();
+        let pad = renderer.pad_id()?;
         let packed = pack_best_fit(&lengths, seq_len, Overlong::Truncate);
         let fill = |records: Vec<usize>| fill_row(&records, &sides, seq_len, pad);
         let rows = packed.into_iter().map(|pieces| fill(pieces.iter().map(|piece| piece.doc).collect())).collect();
-        Ok(Self { rows, n_records: sides.len(), fingerprint: fingerprint(path, format, tokenizer, seq_len)? })
+        Ok(Self { rows, n_records: sides.len(), fingerprint: renderer.fingerprint(path, seq_len)? })
     }
 
     /// Rows `which` as a micro-batch; `reference` holds the values by record.
@@ -84,7 +74,7 @@ impl PairRows {
     }
 }
 
-fn fill_row(records: &[usize], sides: &[(Sequence, Sequence)], seq_len: usize, pad: u32) -> PairRow {
+fn fill_row(records: &[usize], sides: &[[Sequence; 2]], seq_len: usize, pad: u32) -> PairRow {
     let mut row = TokenRow::default();
     let mut pairs = Vec::new();
     for &record in records {
@@ -96,8 +86,7 @@ fn fill_row(records: &[usize], sides: &[(Sequence, Sequence)], seq_len: usize, p
             row.segments.resize(row.ids.len(), segment);
             start..row.ids.len()
         };
-        let chosen = append(&sides[record].0);
-        let rejected = append(&sides[record].1);
+        let [chosen, rejected] = sides[record].each_ref().map(&mut append);
         pairs.push(PairInRow { chosen, rejected, record });
     }
     row.ids.resize(seq_len, pad);
@@ -145,5 +134,52 @@ impl BatchSource for PairSource {
 
     fn fingerprint(&self) -> String {
         self.rows.fingerprint.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use data_pipeline::tokenizer::HARMONY_TOKENS;
+    use model_core::{Experts, Family, GptOss, Harmony, ModelConfig, Tokenizer};
+    use trainer::render::ChatKeys;
+
+    use super::*;
+
+    #[test]
+    fn s20_pairs_of_a_gpt_oss_are_harmony_and_only_their_answers_count() {
+        let n = 256 + HARMONY_TOKENS.len();
+        let trained = data_pipeline::tokenizer::train(std::iter::empty(), n, &HARMONY_TOKENS).unwrap();
+        let tokenizer = Tokenizer::from_json(trained.json().to_vec(), Path::new("tokenizer.json")).unwrap();
+        let experts = Experts { n: 2, top_k: 1, limit: 7.0, alpha: 1.702, balance_coef: 0.0 };
+        let family = Family::GptOss(GptOss { window: 8, sliding: vec![true], experts });
+        let model = ModelConfig { family, ..ModelConfig::from_depth(1, n) };
+        let renderer = ChatRenderer::new(&ChatKeys::default(), &tokenizer, &model).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pairs.jsonl");
+        let lines = "{\"prompt\":\"2+2?\",\"chosen\":\"4\",\"rejected\":\"5\"}\n\
+             {\"prompt\":\"Hi.\",\"chosen\":[{\"role\":\"assistant\",\"channel\":\"analysis\",\"content\":\"Greet.\"},\
+             {\"role\":\"assistant\",\"channel\":\"final\",\"content\":\"Hello.\"}],\"rejected\":\"No.\"}\n";
+        std::fs::write(&path, lines).unwrap();
+        let rows = PairRows::read(&path, 256, &renderer).unwrap();
+        assert_eq!((rows.rows.len(), rows.n_records), (1, 2));
+        let batch = rows.batch(&[0], Some(&[[-1.0, -2.0], [-3.0, -4.0]])).unwrap();
+        let (targets, _) = batch.targets();
+        let harmony = Harmony::new(&tokenizer).unwrap();
+        let spelled = |range: &Range<usize>| {
+            let ids: Vec<u32> = range.clone().filter(|&at| targets[at] >= 0).map(|at| targets[at] as u32).collect();
+            harmony.decode(&ids)
+        };
+        let mut pairs: Vec<_> =
+            batch.pairs.iter().map(|pair| (spelled(&pair.chosen), spelled(&pair.rejected), pair.reference)).collect();
+        pairs.sort_by(|a, b| a.2.unwrap()[0].total_cmp(&b.2.unwrap()[0]));
+        let answer = |text: &str| format!("<|channel|>final<|message|>{text}<|return|>");
+        let thought = "<|channel|>analysis<|message|>Greet.<|end|><|start|>assistant";
+        let want = [
+            (format!("{thought}{}", answer("Hello.")), answer("No."), Some([-3.0, -4.0])),
+            (answer("4"), answer("5"), Some([-1.0, -2.0])),
+        ];
+        assert_eq!(pairs, want);
+        let error = PairRows::read(&path, 32, &renderer).unwrap_err().to_string();
+        assert!(error.contains("record 1 has") && error.contains("a row holds 32"), "{error}");
     }
 }

@@ -10,6 +10,7 @@ use trainer::checkpoint::ModelFiles;
 use trainer::config::Arithmetic;
 use trainer::lineage::Input;
 use trainer::memory::{Head, Workload};
+use trainer::render::ChatRenderer;
 use trainer::run::{StagePlan, enter_gate, run_stage};
 use trainer::stage::Stage;
 use trainer::{EvalSet, MicroBatch, Outcome, StageArgs, TrainError};
@@ -48,8 +49,9 @@ impl Stage for Dpo {
         enter_gate(Some(&config.gate), &config.model, args)?;
         let model = Decoder::<B>::load(&config.model, device)?;
         let tokenizer = Tokenizer::load(&config.model)?;
-        let train_rows = read(&config.data, &config, &tokenizer, &model)?;
-        let eval_rows = read(&config.eval_data, &config, &tokenizer, &model)?;
+        let renderer = ChatRenderer::new(&config.chat, &tokenizer, &model.config)?;
+        let train_rows = read(&config.data, &config, &renderer, &model)?;
+        let eval_rows = read(&config.eval_data, &config, &renderer, &model)?;
         let model_hash = Input::model(&config.model)?.hash;
         std::fs::create_dir_all(&config.dir).map_err(TrainError::io("create", &config.dir))?;
         let values = |rows: &PairRows| reference(&config.dir, &model_hash, &model, rows, config.eval_batch, device);
@@ -82,10 +84,10 @@ impl Stage for Dpo {
 fn read<B: LmBackend>(
     path: &std::path::Path,
     config: &DpoConfig,
-    tokenizer: &Tokenizer,
+    renderer: &ChatRenderer<'_>,
     model: &Decoder<B>,
 ) -> Result<PairRows, TrainError> {
-    let rows = PairRows::read(path, config.seq_len, tokenizer)?;
+    let rows = PairRows::read(path, config.seq_len, renderer)?;
     let tokens: Vec<_> = rows.rows.iter().map(|pair_row| pair_row.row.clone()).collect();
     check_vocab(&path.display().to_string(), &tokens, &model.config)?;
     Ok(rows)

@@ -1,12 +1,15 @@
 //! Keys of the adapter stage.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use model_core::LoraConfig;
 use serde::{Deserialize, Serialize};
 use trainer::config::{is_default, require};
 use trainer::lineage::EntryGate;
+use trainer::memory::AdapterWorkload;
 use trainer::objective::RouterWeights;
+use trainer::render::ChatKeys;
 use trainer::{TrainConfig, TrainError};
 
 /// Configuration of an adapter run.
@@ -19,12 +22,15 @@ pub struct LoraStageConfig {
     pub model: PathBuf,
     /// The gate that the model must have passed.
     pub gate: EntryGate,
-    /// Folder with packed rows of the domain.
+    /// The domain: a folder with packed rows, or a file of conversations.
     pub domain: PathBuf,
-    /// Folder with packed rows of the general text.
+    /// General text, likewise.
     pub general: PathBuf,
-    /// Folder with packed held-out rows of the domain.
+    /// What is held out of the domain, likewise.
     pub eval_data: PathBuf,
+    /// How conversations are written as tokens.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub chat: ChatKeys,
     /// Row length.
     pub seq_len: usize,
     /// Share of the rows of a step that come from the domain.
@@ -61,13 +67,20 @@ pub struct AdapterKeys {
     pub rslora: bool,
     /// Projections, or `all-linear`.
     pub targets: Vec<String>,
+    /// Other ranks of some projections, by name; the scale of each divides by its own rank.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub rank_pattern: BTreeMap<String, usize>,
+    /// Whether the rank of experts is `r` divided by their number, and at least 1.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub divide_by_experts: bool,
 }
 
 impl LoraStageConfig {
-    /// The adapter's settings as the model takes them.
-    pub fn lora(&self) -> LoraConfig {
-        let AdapterKeys { r, alpha, dropout, rslora, targets } = self.adapter.clone();
-        LoraConfig { r, alpha, dropout, rslora, targets }
+    /// The adapter, whose settings follow from the model.
+    pub fn workload(&self) -> AdapterWorkload {
+        let AdapterKeys { r, alpha, dropout, rslora, targets, rank_pattern, divide_by_experts } = self.adapter.clone();
+        let lora = LoraConfig { r, alpha, dropout, rslora, targets, rank_pattern };
+        AdapterWorkload { lora, divide_by_experts, packed_experts: self.packed_experts }
     }
 
     /// Checks across keys.
@@ -77,7 +90,7 @@ impl LoraStageConfig {
     pub fn check(&self) -> Result<(), TrainError> {
         self.train.check()?;
         self.train.rows(self.seq_len)?;
-        self.lora().check()?;
+        self.workload().lora.check()?;
         let share = self.domain_share;
         require(share > 0.0 && share <= 1.0, || {
             format!("key `domain_share`: expected a number in (0, 1], got {share}")

@@ -5,15 +5,16 @@ use std::path::{Path, PathBuf};
 
 use data_pipeline::{RowSet, TokenRow};
 use kernels_cubecl::{LmBackend, Precision};
-use model_core::Decoder;
 use model_core::adapter::{MergeBounds, merge_check, weights_hash};
 use model_core::hf::{LoadOptions, SaveOptions};
+use model_core::{Decoder, LoraConfig, Tokenizer};
 use trainer::batch::check_vocab;
 use trainer::checkpoint::ModelFiles;
-use trainer::config::Arithmetic;
+use trainer::config::{Arithmetic, require};
 use trainer::lineage::Input;
-use trainer::memory::{AdapterShape, Head, Workload};
+use trainer::memory::{Head, Workload};
 use trainer::objective::NextToken;
+use trainer::render::{ChatRenderer, ChatRows};
 use trainer::run::{StagePlan, publish_folder, run_stage, tokenizer_hash};
 use trainer::stage::Stage;
 use trainer::{EvalSet, MicroBatch, Outcome, StageArgs, TrainError};
@@ -46,35 +47,36 @@ impl Stage for LoraStage {
             model_dir: config.model.clone(),
             train: config.train.clone(),
             head: Head::CrossEntropy,
-            adapter: Some(AdapterShape {
-                rank: config.adapter.r as u64,
-                dropout: config.adapter.dropout > 0.0,
-                packed_experts: config.packed_experts,
-            }),
+            adapter: Some(config.workload()),
         })
     }
 
     fn run<B: LmBackend>(config: LoraStageConfig, args: &StageArgs, device: &B::Device) -> Result<Outcome, TrainError> {
         let options = LoadOptions { packed_experts: config.packed_experts, ..LoadOptions::default() };
         let base = Decoder::<B>::load_with(&config.model, options, device)?;
-        let tokenizer = tokenizer_hash(&config.model)?;
-        let open = |root: &Path| open(root, config.seq_len, &tokenizer, &base);
+        let open = |path: &Path| open(path, &config, &base);
         let (domain, general, heldout) = (open(&config.domain)?, open(&config.general)?, open(&config.eval_data)?);
         let inputs = BTreeMap::from([
-            ("domain".to_owned(), Input::new(&config.domain, domain.fingerprint())),
-            ("general".to_owned(), Input::new(&config.general, general.fingerprint())),
-            ("eval".to_owned(), Input::new(&config.eval_data, heldout.fingerprint())),
+            ("domain".to_owned(), Input::new(&config.domain, &domain.fingerprint)),
+            ("general".to_owned(), Input::new(&config.general, &general.fingerprint)),
+            ("eval".to_owned(), Input::new(&config.eval_data, &heldout.fingerprint)),
         ]);
         let source = MixedSource::new(
-            domain.rows().to_vec(),
-            general.rows().to_vec(),
+            domain.rows,
+            general.rows,
             config.domain_share,
             config.seq_len,
             &config.train,
-            format!("{} {}", domain.fingerprint(), general.fingerprint()),
+            format!("{} {}", domain.fingerprint, general.fingerprint),
         )?;
+        let lora = config.workload().lora_for(&base.config)?;
         let mut model = base.clone();
-        model.attach_lora(&config.lora(), config.train.seed)?;
+        model.attach_lora(&lora, config.train.seed)?;
+        let (planned, attached) = (lora.n_params(&base.config)?, model.n_adapter_params());
+        require(planned == attached, || {
+            format!("key `adapter`: expected {planned} parameters by the model's shapes, {attached} were attached")
+        })?;
+        println!("lora: {attached} parameters train, every matrix of them is watched in the first updates");
         let base_hash = weights_hash(&config.model)?;
         let plan = StagePlan {
             name: Self::NAME,
@@ -85,27 +87,47 @@ impl Stage for LoraStage {
             gate: Some(config.gate.clone()),
             inputs,
             model,
-            files: ModelFiles::Adapter { config: config.lora(), base_hash: base_hash.clone() },
+            files: ModelFiles::Adapter { config: lora.clone(), base_hash: base_hash.clone() },
             objective: &NextToken { z_loss: config.z_loss, router: config.router },
             source: Box::new(source),
-            eval: EvalSet::new(heldout.rows(), config.eval_batch, Some(heldout.meta().text_bytes))?,
-            after: Some(Box::new(|checkpoint: &Path| outputs(&config, base, &base_hash, heldout.rows(), checkpoint))),
+            eval: EvalSet::new(&heldout.rows, config.eval_batch, heldout.text_bytes)?,
+            after: Some(Box::new(|checkpoint: &Path| {
+                outputs(&config, &lora, base, &base_hash, &heldout.rows, checkpoint)
+            })),
         };
         run_stage(plan, args, device)
     }
 }
 
-/// Opens the rows of one length and checks that they were made for this model.
-fn open<B: LmBackend>(root: &Path, seq_len: usize, tokenizer: &str, model: &Decoder<B>) -> Result<RowSet, TrainError> {
-    let rows = RowSet::open_seq_len(root, seq_len)?;
-    rows.require_tokenizer(tokenizer)?;
-    check_vocab(&root.display().to_string(), rows.rows(), &model.config)?;
+/// Rows for this model, wherever they come from.
+struct Rows {
+    rows: Vec<TokenRow>,
+    fingerprint: String,
+    /// UTF-8 bytes of the predicted tokens, where they are known.
+    text_bytes: Option<u64>,
+}
+
+/// Opens packed rows of one length, or renders a file of conversations, and checks that they fit the model.
+fn open<B: LmBackend>(path: &Path, config: &LoraStageConfig, model: &Decoder<B>) -> Result<Rows, TrainError> {
+    let rows = if path.is_file() {
+        let tokenizer = Tokenizer::load(&config.model)?;
+        let renderer = ChatRenderer::new(&config.chat, &tokenizer, &model.config)?;
+        let ChatRows { rows, fingerprint } = renderer.conversations(path, config.seq_len)?;
+        Rows { rows, fingerprint, text_bytes: None }
+    } else {
+        let set = RowSet::open_seq_len(path, config.seq_len)?;
+        set.require_tokenizer(&tokenizer_hash(&config.model)?)?;
+        let (fingerprint, text_bytes) = (set.fingerprint().to_owned(), Some(set.meta().text_bytes));
+        Rows { rows: set.rows().to_vec(), fingerprint, text_bytes }
+    };
+    check_vocab(&path.display().to_string(), &rows.rows, &model.config)?;
     Ok(rows)
 }
 
 /// Publishes the adapter and, after the proof that both compute the same, the merged model.
 fn outputs<B: LmBackend>(
     config: &LoraStageConfig,
+    lora: &LoraConfig,
     mut adapted: Decoder<B>,
     base_hash: &str,
     heldout: &[TokenRow],
@@ -113,7 +135,7 @@ fn outputs<B: LmBackend>(
 ) -> Result<PathBuf, TrainError> {
     adapted.load_peft(checkpoint, base_hash)?;
     publish_folder(&config.dir.join("adapter"), &config.model, |dir| {
-        adapted.save_peft(dir, &config.lora(), base_hash).map(drop).map_err(TrainError::from)
+        adapted.save_peft(dir, lora, base_hash).map(drop).map_err(TrainError::from)
     })?;
     let mut merged = adapted.clone();
     merged.merge()?;
@@ -135,3 +157,6 @@ fn outputs<B: LmBackend>(
     publish_folder(&folder, &config.model, |dir| merged.save_with(dir, options).map(drop).map_err(TrainError::from))?;
     Ok(folder)
 }
+
+#[cfg(test)]
+mod tests;

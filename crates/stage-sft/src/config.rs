@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use trainer::config::{is_default, require};
 use trainer::lineage::EntryGate;
 use trainer::objective::RouterWeights;
+use trainer::render::ChatKeys;
 use trainer::{TrainConfig, TrainError};
 
 /// Configuration of a supervised fine-tuning run.
@@ -22,6 +23,9 @@ pub struct SftConfig {
     pub data: PathBuf,
     /// Held-out conversations.
     pub eval_data: PathBuf,
+    /// How conversations are written as tokens.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub chat: ChatKeys,
     /// Row length.
     pub seq_len: usize,
     /// Rows of one evaluation batch.

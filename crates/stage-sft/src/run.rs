@@ -11,7 +11,7 @@ use trainer::config::Arithmetic;
 use trainer::lineage::Input;
 use trainer::memory::{Head, Workload};
 use trainer::objective::NextToken;
-use trainer::render::ChatRows;
+use trainer::render::ChatRenderer;
 use trainer::run::{StagePlan, run_stage};
 use trainer::stage::Stage;
 use trainer::{EvalSet, Outcome, StageArgs, TrainError};
@@ -46,8 +46,9 @@ impl Stage for Sft {
     fn run<B: LmBackend>(config: SftConfig, args: &StageArgs, device: &B::Device) -> Result<Outcome, TrainError> {
         let model = Decoder::<B>::load(&config.model, device)?;
         let tokenizer = Tokenizer::load(&config.model)?;
-        let train_rows = ChatRows::sft(&config.data, config.seq_len, &tokenizer)?;
-        let eval_rows = ChatRows::sft(&config.eval_data, config.seq_len, &tokenizer)?;
+        let renderer = ChatRenderer::new(&config.chat, &tokenizer, &model.config)?;
+        let train_rows = renderer.conversations(&config.data, config.seq_len)?;
+        let eval_rows = renderer.conversations(&config.eval_data, config.seq_len)?;
         for (what, rows) in [(&config.data, &train_rows), (&config.eval_data, &eval_rows)] {
             check_vocab(&what.display().to_string(), &rows.rows, &model.config)?;
         }

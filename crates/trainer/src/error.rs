@@ -135,6 +135,16 @@ pub enum TrainError {
         /// What is missing and what to do.
         problem: String,
     },
+    /// A record that is no conversation of the model's chat format.
+    #[error("{path}:{line}: {source}", path = path.display())]
+    Record {
+        /// The file.
+        path: PathBuf,
+        /// Its line, from 1.
+        line: usize,
+        /// What is wrong with it.
+        source: Box<model_core::ModelError>,
+    },
     /// Data of another vocabulary or tokenizer.
     #[error(
         "{what} was made with tokenizer {found}, the model has {expected}; tokenize again with the model's tokenizer"
@@ -179,6 +189,11 @@ impl TrainError {
         move |source| Self::Io { action, path, source }
     }
 
+    /// A record that is no conversation.
+    pub(crate) fn record(path: &std::path::Path, line: usize, source: model_core::ModelError) -> Self {
+        Self::Record { path: path.to_path_buf(), line, source: Box::new(source) }
+    }
+
     /// A file of ours that is not what it should be.
     pub(crate) fn broken(path: &std::path::Path, problem: String) -> Self {
         Self::Broken { path: path.to_path_buf(), problem }
@@ -189,7 +204,9 @@ impl TrainError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Gate(_) => 1,
-            Self::NotFinite { .. } | Self::SaveFailed { .. } => 3,
+            Self::NotFinite { .. }
+            | Self::SaveFailed { .. }
+            | Self::Model(model_core::ModelError::AdapterInert { .. }) => 3,
             Self::NoSpace { .. } | Self::NoDeviceMemory { .. } | Self::NoHostMemory { .. } => 4,
             Self::Kernel(error) => error.exit_code(),
             _ => 2,

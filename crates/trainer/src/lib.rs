@@ -8,6 +8,7 @@ pub mod checkpoint;
 pub mod config;
 mod error;
 pub mod lineage;
+mod liveness;
 pub mod memory;
 mod numbers;
 pub mod objective;

@@ -64,6 +64,11 @@ impl<B: LmBackend> GradientSum<B> {
         next.into_iter().zip(histories).map(|(next, now)| next.map_or_else(|| now.inner(), Leaf::matrix)).collect()
     }
 
+    /// The sum of a leaf's gradients, by its place among the model's leaves; `None` where the backward pass reached none.
+    pub(crate) fn leaf(&self, at: usize) -> Option<&Leaf<B>> {
+        self.leaves[at].as_ref()
+    }
+
     /// Sum of the squares of all summed gradients, `[1]`; a NaN anywhere makes it NaN. Nothing is read.
     pub fn squares(&self, device: &B::Device) -> Tensor<B, 1> {
         let present = self.leaves.iter().flatten();
@@ -142,6 +147,14 @@ impl<B: LmBackend> Optimizer<B> {
             }
         }
         Ok((model, optimizer))
+    }
+
+    /// What a leaf's exact values have beyond their bf16 ones, by its place among the model's leaves; `None` where nothing.
+    pub(crate) fn remainder(&self, at: usize) -> Option<TensorData> {
+        match self.states[at].as_ref()?.master {
+            Master::Remainder(ref words) => Some(words.clone().into_data()),
+            Master::Nearest | Master::Stochastic => None,
+        }
     }
 
     /// One AdamW step on every trainable leaf that has a gradient.

@@ -8,6 +8,7 @@ use kernels_cubecl::LmBackend;
 use model_core::Decoder;
 
 use crate::batch::{BatchSource, EvalSet, MicroBatch};
+use crate::liveness::Watch;
 use crate::numbers::{MicroLoss, Numbers, StepNumbers};
 use crate::objective::{MetricSum, Objective};
 use crate::observe::{EvalLog, Observe, StepLog};
@@ -99,7 +100,8 @@ pub struct Surroundings<'a, B: LmBackend> {
 /// is asked once per step, for everything at once, and answers while it takes the step.
 ///
 /// # Errors
-/// Data, objective and model errors; [`TrainError::NotFinite`] after `max_bad_steps` skipped steps in a row;
+/// Data, objective and model errors; [`model_core::ModelError::AdapterInert`] when a matrix of an adapter does not train in
+/// the first two updates; [`TrainError::NotFinite`] after `max_bad_steps` skipped steps in a row;
 /// [`TrainError::SaveFailed`] after several failed saves in a row.
 pub fn train<B: LmBackend>(
     objective: &dyn Objective<B>,
@@ -132,7 +134,9 @@ pub fn train<B: LmBackend>(
         let started = Instant::now();
         let step_batches = batches.next().unwrap_or_else(|| Err(missing_data(state.step)))?;
         let units: f64 = step_batches.iter().map(|batch| objective.units(batch)).sum();
+        let watch = Watch::begin(&parts, &step_batches, state, config);
         let pass = forward_backward(objective, &parts, &step_batches, state, config)?;
+        let watch = watch.map(|watch| watch.gradients(&pass.gradients));
         let lr = config.learning_rate().at(state.step);
         let Pass { gradients, scaling, numbers } = pass;
         let scale = numbers.gradient_scale(units, config.grad_clip);
@@ -149,6 +153,7 @@ pub fn train<B: LmBackend>(
         if finite && units > 0.0 {
             state.updates += 1;
             parts.scaling = scaling;
+            watch.map_or(Ok(()), |watch| watch.check(&parts.model, &parts.optimizer))?;
         }
         account(state, &step_batches, units, loss, finite);
         around.observe.step(&StepLog {

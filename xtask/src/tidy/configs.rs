@@ -103,6 +103,27 @@ threshold = 1.0
         assert!(got[0].contains("needs --policy and --transition"), "{got:?}");
     }
 
+    /// The line of GPT-OSS: every gate of its policy is asked, in the order of the stages, and each stage wants the receipt
+    /// of the gate before it.
+    #[test]
+    fn s03_every_gate_of_the_gpt_oss_line_is_reached() {
+        let root = workspace::root().unwrap();
+        let pipeline = Pipeline::load(&root, Path::new("configs/pipeline/moe-demo.toml"), &[]).unwrap();
+        let policy = Policy::load(&root.join("configs/gates/moe-demo.toml")).unwrap();
+        let asked: Vec<&str> = pipeline.steps.iter().filter_map(|step| value(step, "--transition")).collect();
+        assert_eq!(asked, ["pretrain-to-sft", "sft-to-dpo", "dpo-to-lora", "lora-to-release"]);
+        assert_eq!(asked.iter().collect::<BTreeSet<_>>().len(), policy.names().len());
+        let place = |name: &str| pipeline.steps.iter().position(|step| step.name == name).unwrap();
+        for (gate, stage) in asked.iter().zip(["sft", "dpo", "lora"]) {
+            let receipt = format!("{{run}}/gates/gate-{gate}.json");
+            assert!(place(&format!("gate-{gate}")) < place(stage));
+            assert!(pipeline.steps[place(stage)].args.contains(&format!("gate.receipt={receipt}")), "{stage}");
+            let text = workspace::read(&root, Path::new(&format!("configs/stage/moe-demo-{stage}.toml"))).unwrap();
+            assert!(text.contains(&format!("transition = \"{gate}\"")), "{stage}");
+            assert!(!policy.rules(gate).unwrap().is_empty());
+        }
+    }
+
     #[test]
     fn files_that_do_not_parse_are_found() {
         let got = findings("version = ", POLICY);

@@ -6,10 +6,11 @@ use std::io::Write as _;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use data_pipeline::ingest::{IngestConfig, ingest};
 use data_pipeline::report::Report;
 use data_pipeline::source::{SourceConfig, SourceFormat};
+use data_pipeline::tokenizer::{HARMONY_TOKENS, SPECIAL_TOKENS};
 use data_pipeline::{inspect, steps};
 
 /// What to do.
@@ -68,11 +69,32 @@ pub(crate) struct TrainTokenizer {
     /// Folders of ingested text
     #[arg(long, num_args = 1.., required = true)]
     input: Vec<PathBuf>,
-    /// Size of the vocabulary, the 256 bytes and 3 special tokens included
+    /// Size of the vocabulary, the 256 bytes and the special tokens included
     #[arg(long)]
     vocab_size: usize,
+    /// Chat format whose control tokens the vocabulary gets
+    #[arg(long, value_enum, default_value_t = ChatTokens::Chatml)]
+    chat: ChatTokens,
     #[command(flatten)]
     out: Out,
+}
+
+/// Whose control tokens.
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum ChatTokens {
+    /// ChatML, 3 tokens with the end of text
+    Chatml,
+    /// Harmony, the format of GPT-OSS, 8 tokens with the end of text
+    Harmony,
+}
+
+impl ChatTokens {
+    fn tokens(self) -> &'static [&'static str] {
+        match self {
+            Self::Chatml => &SPECIAL_TOKENS,
+            Self::Harmony => &HARMONY_TOKENS,
+        }
+    }
 }
 
 /// Arguments of `tokenize`.
@@ -131,8 +153,8 @@ impl Command {
     pub(crate) fn run(&self) -> anyhow::Result<()> {
         match self {
             Self::Ingest(args) => finish(&ingest(&args.config()?, &args.out.out, args.out.overwrite)?),
-            Self::TrainTokenizer(TrainTokenizer { input, vocab_size, out }) => {
-                finish(&steps::train_tokenizer(input, *vocab_size, &out.out, out.overwrite)?)
+            Self::TrainTokenizer(TrainTokenizer { input, vocab_size, chat, out }) => {
+                finish(&steps::train_tokenizer(input, *vocab_size, chat.tokens(), &out.out, out.overwrite)?)
             }
             Self::Tokenize(Tokenize { input, tokenizer, out }) => {
                 finish(&steps::tokenize(input, tokenizer, &out.out, out.overwrite)?)

@@ -39,7 +39,7 @@ pub enum SourceFormat {
 impl SourceFormat {
     fn extensions(self) -> &'static [&'static str] {
         match self {
-            Self::Text => &["txt", "md"],
+            Self::Text => &["txt", "md", "rs"],
             Self::Jsonl => &["jsonl"],
             Self::Parquet => &["parquet"],
         }
@@ -70,6 +70,10 @@ pub struct SourceConfig {
     pub name: String,
     /// Files, and folders whose files are read in the order of their names. Relative to the configuration file.
     pub paths: Vec<PathBuf>,
+    /// Whether folders are read with the folders in them; a document's id is then its path from the folder's
+    /// own name on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub recursive: bool,
     /// The format; without it the file extension decides.
     #[serde(default)]
     pub format: Option<SourceFormat>,
@@ -125,6 +129,7 @@ impl SourceConfig {
         Self {
             name: name.into(),
             paths,
+            recursive: false,
             format: None,
             licence: licence.map(str::to_owned),
             hash: None,
@@ -148,12 +153,9 @@ impl SourceConfig {
             let before = files.len();
             let mut candidates = vec![path.clone()];
             if path.is_dir() {
-                let entries = std::fs::read_dir(path).map_err(DataError::io("list", path))?;
-                candidates = entries
-                    .map(|e| e.map(|e| e.path()))
-                    .collect::<Result<_, _>>()
-                    .map_err(DataError::io("list", path))?;
-                candidates.retain(|p| p.is_file() && SourceFormat::of(p).is_some());
+                candidates.clear();
+                list(path, self.recursive, &mut candidates)?;
+                candidates.retain(|p| SourceFormat::of(p).is_some());
                 candidates.sort();
             } else if !path.exists() {
                 return Err(DataError::io("open", path)(std::io::ErrorKind::NotFound.into()));
@@ -164,7 +166,7 @@ impl SourceConfig {
                 files.extend(format.filter(|&f| wanted(f)).map(|format| (file.clone(), format)));
             }
             if files.len() == before {
-                let expected = "a .txt, .md, .jsonl or .parquet file, or a folder of them, or `format` to be set";
+                let expected = "a .txt, .md, .rs, .jsonl or .parquet file, or a folder of them, or `format` to be set";
                 return Err(DataError::NoInput { path: path.clone(), expected });
             }
         }
@@ -188,7 +190,13 @@ impl SourceConfig {
 
     /// Completes a record with the source's name and licence and a made-up id where it has none of its own.
     fn complete(&self, path: &Path, line: usize, parts: Parts) -> TextRecord {
-        let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
+        let within = |root: &PathBuf| {
+            let within = path.strip_prefix(root).ok().filter(|within| !within.as_os_str().is_empty())?;
+            Some(Path::new(root.file_name().unwrap_or_default()).join(within.with_extension("")).into_os_string())
+        };
+        let name = self.paths.iter().filter(|_| self.recursive).find_map(within);
+        let name = name.unwrap_or_else(|| path.file_stem().unwrap_or_default().to_os_string());
+        let stem = name.to_string_lossy().into_owned();
         TextRecord {
             id: parts.id.unwrap_or_else(|| if line == 0 { stem.clone() } else { format!("{stem}:{line}") }),
             text: parts.text,
@@ -196,6 +204,20 @@ impl SourceConfig {
             licence: parts.licence.or_else(|| self.licence.clone()).unwrap_or_default(),
         }
     }
+}
+
+/// The files of a folder and, with `recursive`, of the folders in it; links to folders are not followed.
+fn list(dir: &Path, recursive: bool, files: &mut Vec<PathBuf>) -> Result<()> {
+    for entry in std::fs::read_dir(dir).map_err(DataError::io("list", dir))? {
+        let entry = entry.map_err(DataError::io("list", dir))?;
+        let (path, kind) = (entry.path(), entry.file_type().map_err(DataError::io("list", dir))?);
+        if kind.is_dir() && recursive {
+            list(&path, recursive, files)?;
+        } else if path.is_file() {
+            files.push(path);
+        }
+    }
+    Ok(())
 }
 
 /// What a reader found in one record.

@@ -198,3 +198,26 @@ fn the_hash_of_a_source_covers_names_and_contents() {
     fs::write(one.path().join("a.txt"), "x").unwrap();
     assert!(matches!(source_hash(&pinned), Err(DataError::HashMismatch { .. })));
 }
+
+#[test]
+fn folders_in_folders_are_read_when_asked_for() {
+    let dir = TempDir::new().unwrap();
+    let root = dir.path().join("root");
+    fs::create_dir_all(root.join("a/b")).unwrap();
+    for (name, text) in [("lib.rs", "fn a() {}"), ("a/lib.rs", "fn b() {}"), ("a/b/c.md", "text"), ("a/x.bin", "no")] {
+        fs::write(root.join(name), text).unwrap();
+    }
+    let ids = |recursive| {
+        let source = SourceConfig { recursive, ..SourceConfig::new("s", vec![root.clone()], Some("MIT")) };
+        let mut ids = Vec::new();
+        source
+            .read(&mut |record| {
+                ids.push(record.id);
+                Ok(())
+            })
+            .unwrap();
+        ids
+    };
+    assert_eq!(ids(false), ["lib"]);
+    assert_eq!(ids(true), ["root/a/b/c", "root/a/lib", "root/lib"]);
+}

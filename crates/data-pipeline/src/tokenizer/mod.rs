@@ -22,8 +22,11 @@ pub use train::{tokenizer_config, train};
 
 /// The token after every document, also the padding.
 pub const END_OF_TEXT: &str = "<|endoftext|>";
-/// The special tokens of a trained tokenizer, in the order of their ids at the end of the vocabulary.
+/// The special tokens of a tokenizer that is trained for ChatML, in the order of their ids at the end of the vocabulary.
 pub const SPECIAL_TOKENS: [&str; 3] = [END_OF_TEXT, "<|im_start|>", "<|im_end|>"];
+/// The same for Harmony, the format of GPT-OSS.
+pub const HARMONY_TOKENS: [&str; 8] =
+    [END_OF_TEXT, "<|start|>", "<|message|>", "<|channel|>", "<|constrain|>", "<|end|>", "<|call|>", "<|return|>"];
 /// Name of the file in a tokenizer or model folder.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
 /// Largest file that is read.

@@ -12,7 +12,7 @@ const TEXT: &str = "The quick brown fox jumps over the lazy dog. It's the dog's 
     fn main() {\n    println!(\"{}\", 42);\n}\n漢字 and かな, 漢字 again and again. ";
 
 fn small() -> Tokenizer {
-    train(std::iter::repeat_n(TEXT, 3), 380).unwrap()
+    train(std::iter::repeat_n(TEXT, 3), 380, &SPECIAL_TOKENS).unwrap()
 }
 
 fn library(tokenizer: &Tokenizer) -> tokenizers::Tokenizer {
@@ -47,9 +47,9 @@ fn ids_of_ordinary_tokens_do_not_depend_on_special_tokens() {
 #[test]
 fn training_twice_gives_the_same_bytes_in_any_order_of_documents() {
     let documents: Vec<String> = (0..40).map(|i| format!("{TEXT} number {i} {}", "abcab".repeat(i))).collect();
-    let one = train(documents.iter().map(String::as_str), 400).unwrap();
+    let one = train(documents.iter().map(String::as_str), 400, &SPECIAL_TOKENS).unwrap();
     for _ in 0..4 {
-        let other = train(documents.iter().rev().map(String::as_str), 400).unwrap();
+        let other = train(documents.iter().rev().map(String::as_str), 400, &SPECIAL_TOKENS).unwrap();
         assert_eq!(one.json(), other.json());
         assert_eq!(one.hash(), other.hash());
     }
@@ -58,7 +58,7 @@ fn training_twice_gives_the_same_bytes_in_any_order_of_documents() {
 
 #[test]
 fn vocabularies_that_cannot_be_are_refused() {
-    let message = |texts: &[&str], size| train(texts.iter().copied(), size).unwrap_err().to_string();
+    let message = |texts: &[&str], size| train(texts.iter().copied(), size, &SPECIAL_TOKENS).unwrap_err().to_string();
     assert!(message(&[TEXT], 200).contains("the 256 bytes and the special tokens need 259"));
     let message = message(&["abc abc"], 5000);
     assert!(message.contains("yields only 261 tokens") && message.contains("asks for 5000"), "{message}");
@@ -97,7 +97,8 @@ proptest! {
 #[test]
 fn pathological_text_is_encoded_quickly_and_round_trips() {
     let tokenizer =
-        train(std::iter::repeat_n("aaaaaaaaaaaaaaaa ^^^^^^^^        \u{200b}\u{200b} ab ba", 9), 275).unwrap();
+        train(std::iter::repeat_n("aaaaaaaaaaaaaaaa ^^^^^^^^        \u{200b}\u{200b} ab ba", 9), 275, &SPECIAL_TOKENS)
+            .unwrap();
     let n = 1_000_000;
     let mixed: String = (0..n / 2).map(|i| if i % 3 == 0 { 'b' } else { 'a' }).collect();
     let start = std::time::Instant::now();
@@ -118,7 +119,7 @@ fn a_batch_equals_single_texts() {
 
 #[test]
 fn two_tokenizers_on_one_thread_do_not_share_a_cache() {
-    let (a, b) = (small(), train(std::iter::repeat_n("the the then them", 9), 262).unwrap());
+    let (a, b) = (small(), train(std::iter::repeat_n("the the then them", 9), 262, &SPECIAL_TOKENS).unwrap());
     let alone = b.encode("the lazy dog");
     a.encode("the lazy dog");
     assert_eq!(b.encode("the lazy dog"), alone);

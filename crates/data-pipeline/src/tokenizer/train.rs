@@ -9,11 +9,11 @@ use tokenizers::{AddedToken, Trainer};
 
 use super::file::byte_char;
 use super::split::SplitPattern;
-use super::{END_OF_TEXT, SPECIAL_TOKENS, Tokenizer};
+use super::{END_OF_TEXT, Tokenizer};
 use crate::error::{DataError, Result, TrainingProblem};
 
-/// Trains a tokenizer with exactly `vocab_size` tokens: the 256 bytes, the merges, and [`SPECIAL_TOKENS`] at the end,
-/// so that ids of ordinary tokens do not depend on how many special tokens there are.
+/// Trains a tokenizer with exactly `vocab_size` tokens: the 256 bytes, the merges, and `specials` at the end, such as
+/// [`super::SPECIAL_TOKENS`], so that ids of ordinary tokens do not depend on how many special tokens there are.
 ///
 /// `texts` is text, not files: what is learnt is what the documents say. The same texts in any order give the same
 /// tokenizer, on any number of threads: the trainer only counts pieces, and breaks ties by id.
@@ -23,14 +23,18 @@ use crate::error::{DataError, Result, TrainingProblem};
 ///
 /// # Source
 /// Sennrich et al., arXiv 1508.07909 (BPE); Radford et al. 2019, GPT-2 (byte level).
-pub fn train<'a>(texts: impl Iterator<Item = &'a str> + Send, vocab_size: usize) -> Result<Tokenizer> {
-    let least = 256 + SPECIAL_TOKENS.len();
+pub fn train<'a>(
+    texts: impl Iterator<Item = &'a str> + Send,
+    vocab_size: usize,
+    specials: &[&str],
+) -> Result<Tokenizer> {
+    let least = 256 + specials.len();
     if vocab_size < least {
         return Err(DataError::Training(TrainingProblem::VocabTooSmall(vocab_size, least)));
     }
     let library = |e: tokenizers::Error| DataError::Training(TrainingProblem::Library(e.to_string()));
     let mut trainer = BpeTrainerBuilder::new()
-        .vocab_size(vocab_size - SPECIAL_TOKENS.len())
+        .vocab_size(vocab_size - specials.len())
         .min_frequency(2)
         .show_progress(false)
         .initial_alphabet((0..=255).map(byte_char).collect())
@@ -41,7 +45,7 @@ pub fn train<'a>(texts: impl Iterator<Item = &'a str> + Send, vocab_size: usize)
     let mut tokenizer = tokenizers::Tokenizer::new(model);
     let byte_level = ByteLevel::new(false, true, true);
     tokenizer.with_pre_tokenizer(Some(byte_level)).with_decoder(Some(byte_level));
-    let specials: Vec<_> = SPECIAL_TOKENS.iter().map(|token| AddedToken::from(*token, true)).collect();
+    let specials: Vec<_> = specials.iter().map(|token| AddedToken::from(*token, true)).collect();
     tokenizer.add_special_tokens(&specials);
     let found = tokenizer.get_vocab_size(true);
     if found != vocab_size {

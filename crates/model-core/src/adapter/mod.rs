@@ -3,6 +3,8 @@
 //! An adapter is a slot in [`Linear`] and in [`ExpertLinear`], so an adapted model is the same [`Decoder`]; while one is
 //! attached, only its own parameters train.
 
+use std::collections::BTreeMap;
+
 use burn::tensor::{Tensor, TensorData};
 use kernels_cubecl::{Leaf, LmBackend};
 
@@ -44,24 +46,29 @@ pub struct LoraConfig {
     pub rslora: bool,
     /// Projections by name or by the end of their full name; [`ALL_LINEAR`] stands for all.
     pub targets: Vec<String>,
+    /// Other ranks of some projections, by name as in `targets`; the scale of each follows its own rank.
+    pub rank_pattern: BTreeMap<String, usize>,
 }
 
 impl LoraConfig {
-    /// Factor on the update.
-    pub fn scale(&self) -> f32 {
-        let r = self.r as f64;
+    /// Factor on an update of rank `r`.
+    pub fn scale(&self, r: usize) -> f32 {
+        let r = r as f64;
         (f64::from(self.alpha) / if self.rslora { r.sqrt() } else { r }) as f32
     }
 
     /// Checks the numbers; the targets are checked against a model.
     ///
     /// # Errors
-    /// When the rank is 0, `alpha` is not finite and positive, or `dropout` is not in [0, 1).
+    /// When a rank is 0, `alpha` is not finite and positive, or `dropout` is not in [0, 1).
     pub fn check(&self) -> Result<(), ModelError> {
         let invalid =
             |key, expected: &str, got: String| Err(ModelError::LoraInvalid { key, expected: expected.to_owned(), got });
         if self.r == 0 {
             return invalid("r", "a rank of at least 1", "0".to_owned());
+        }
+        if let Some((name, _)) = self.rank_pattern.iter().find(|(_, r)| **r == 0) {
+            return invalid("rank_pattern", "ranks of at least 1", format!("0 for {name}"));
         }
         if !(self.alpha.is_finite() && self.alpha > 0.0) {
             return invalid("alpha", "a finite number above 0", self.alpha.to_string());
@@ -84,9 +91,73 @@ impl LoraConfig {
         let projections = projections(model);
         let names: Vec<String> = projections.iter().map(|p| p.name.clone()).collect();
         let chosen = self.choose(&names)?;
-        let sides = |p: &Projection| (p.n_matrices * (p.rows + p.columns)) as u64;
-        let per_rank: u64 = chosen.iter().map(|&at| sides(&projections[at])).sum();
-        Ok(per_rank * self.r as u64)
+        let ranks = self.ranks(&chosen, &names)?;
+        let sides = |p: &Projection| p.n_matrices * (p.rows + p.columns);
+        Ok(std::iter::zip(chosen, ranks).map(|(at, r)| (sides(&projections[at]) * r) as u64).sum())
+    }
+
+    /// The largest rank on this model of a projection outside experts, and of one of experts; 0 where there is none.
+    ///
+    /// # Errors
+    /// As [`Self::n_params`].
+    pub fn largest_ranks(&self, model: &ModelConfig) -> Result<[usize; 2], ModelError> {
+        self.check()?;
+        let names: Vec<String> = projections(model).into_iter().map(|p| p.name).collect();
+        let chosen = self.choose(&names)?;
+        let mut largest = [0; 2];
+        for (at, r) in std::iter::zip(&chosen, self.ranks(&chosen, &names)?) {
+            let of = &mut largest[usize::from(is_expert(&names[*at]))];
+            *of = r.max(*of);
+        }
+        Ok(largest)
+    }
+
+    /// The same with the rank of experts divided by their number, rounded down, and at least 1: all experts of a block
+    /// together then train about as much as one dense projection.
+    ///
+    /// # Errors
+    /// [`ModelError::LoraInvalid`] for a model without experts, targets without them, or ranks of theirs that are given too.
+    pub fn divided_by_experts(mut self, model: &ModelConfig) -> Result<Self, ModelError> {
+        let invalid = |expected: &str, got: String| {
+            Err(ModelError::LoraInvalid { key: "divide_by_experts", expected: expected.to_owned(), got })
+        };
+        let Some(experts) = model.experts() else {
+            return invalid("false, since the model has no experts", "true".to_owned());
+        };
+        let names: Vec<String> = projections(model).into_iter().map(|p| p.name).collect();
+        let chosen = self.choose(&names)?;
+        let of_experts: Vec<String> = chosen.into_iter().map(|at| names[at].clone()).filter(|n| is_expert(n)).collect();
+        if of_experts.is_empty() {
+            return invalid("a target among the experts", self.targets.join(", "));
+        }
+        if let Some(key) = self.rank_pattern.keys().find(|key| of_experts.iter().any(|name| names_one(key, name))) {
+            return invalid("no rank_pattern for experts beside it", key.clone());
+        }
+        let r = (self.r / experts.n).max(1);
+        self.rank_pattern.extend(short_names(&of_experts).into_iter().map(|name| (name, r)));
+        Ok(self)
+    }
+
+    /// The ranks of the chosen projections, in their order.
+    ///
+    /// # Errors
+    /// When a name in the pattern means no chosen projection, or two names mean the same one.
+    fn ranks(&self, chosen: &[usize], names: &[String]) -> Result<Vec<usize>, ModelError> {
+        let invalid = |expected: &str, got: String| {
+            Err(ModelError::LoraInvalid { key: "rank_pattern", expected: expected.to_owned(), got })
+        };
+        if let Some(key) = self.rank_pattern.keys().find(|key| !chosen.iter().any(|&at| names_one(key, &names[at]))) {
+            return invalid("names of projections that the targets mean", key.clone());
+        }
+        let mut ranks = Vec::with_capacity(chosen.len());
+        for &at in chosen {
+            let mut meant = self.rank_pattern.iter().filter(|(key, _)| names_one(key, &names[at]));
+            ranks.push(meant.next().map_or(self.r, |(_, r)| *r));
+            if meant.next().is_some() {
+                return invalid("one rank for each projection", format!("two for {}", names[at]));
+            }
+        }
+        Ok(ranks)
     }
 
     /// Checks what peft does not have: dropout before the matrices of experts.
@@ -128,7 +199,12 @@ impl LoraConfig {
 
 /// A target means a projection by its whole name or by what follows a dot in it.
 fn matches(target: &str, name: &str) -> bool {
-    target == ALL_LINEAR || name.strip_suffix(target).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    target == ALL_LINEAR || names_one(target, name)
+}
+
+/// The same without the name that stands for all.
+fn names_one(target: &str, name: &str) -> bool {
+    name.strip_suffix(target).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
 
 /// Whether a projection is one of experts; peft calls those parameters instead of modules.
@@ -196,18 +272,21 @@ impl<B: LmBackend> Decoder<B> {
         let names = self.projection_names();
         let chosen = config.choose(&names)?;
         config.check_experts(&chosen, &names)?;
+        let ranks: BTreeMap<usize, usize> =
+            std::iter::zip(chosen.iter().copied(), config.ranks(&chosen, &names)?).collect();
         let device = self.embedding.device();
         let mut place = 0;
         for (prefix, linear) in self.linears_mut() {
             let [_, columns] = linear.weight.dims();
             let Linear { segments, adapters, .. } = linear;
             for (segment, slot) in std::iter::zip(segments, adapters) {
-                if chosen.binary_search(&place).is_ok() {
+                if let Some(&r) = ranks.get(&place) {
                     let stream = Stream::new(seed, &format!("{prefix}.{}.lora_A.weight", segment.name));
-                    let a = stream.uniforms(config.r * columns, 1.0 / (columns as f32).sqrt());
-                    let a = Leaf::from_data(TensorData::new(a, [config.r, columns]), &device).matrix();
-                    let b = Tensor::zeros([segment.rows, config.r], &device);
-                    *slot = Some(Lora { a, b, scale: config.scale(), dropout: config.dropout, dropout_stream: None });
+                    let a = stream.uniforms(r * columns, 1.0 / (columns as f32).sqrt());
+                    let a = Leaf::from_data(TensorData::new(a, [r, columns]), &device).matrix();
+                    let b = Tensor::zeros([segment.rows, r], &device);
+                    let (scale, dropout) = (config.scale(r), config.dropout);
+                    *slot = Some(Lora { a, b, scale, dropout, dropout_stream: None });
                 }
                 place += 1;
             }
@@ -215,9 +294,9 @@ impl<B: LmBackend> Decoder<B> {
         for (prefix, moe) in self.mixtures_mut() {
             let n = moe.experts.n;
             for layer in [&mut moe.gate_up, &mut moe.down] {
-                if chosen.binary_search(&place).is_ok() {
+                if let Some(&r) = ranks.get(&place) {
                     let stream = Stream::new(seed, &format!("{prefix}.{}.lora_A.weight", layer.name));
-                    layer.adapter = Some(fresh_experts(layer, config, n, stream, &device));
+                    layer.adapter = Some(fresh_experts(layer, config.scale(r), [n, r], stream, &device));
                 }
                 place += 1;
             }
@@ -304,18 +383,18 @@ impl<B: LmBackend> Decoder<B> {
     }
 }
 
-/// A fresh adapter of `n` experts, drawn as peft draws it: all of A as one matrix.
+/// A fresh adapter of `n` experts and rank `r`, drawn as peft draws it: all of A as one matrix.
 fn fresh_experts<B: LmBackend>(
     layer: &ExpertLinear<B>,
-    config: &LoraConfig,
-    n: usize,
+    scale: f32,
+    [n, r]: [usize; 2],
     stream: Stream,
     device: &B::Device,
 ) -> ExpertLora<B> {
     let [rows, columns] = layer.dims();
-    let a = stream.uniforms(n * config.r * columns, 1.0 / (columns as f32).sqrt());
-    let a = Leaf::from_data(TensorData::new(a, [n * config.r, columns]), device).matrix();
-    ExpertLora { a, b: Tensor::zeros([rows, config.r], device), scale: config.scale() }
+    let a = stream.uniforms(n * r * columns, 1.0 / (columns as f32).sqrt());
+    let a = Leaf::from_data(TensorData::new(a, [n * r, columns]), device).matrix();
+    ExpertLora { a, b: Tensor::zeros([rows, r], device), scale }
 }
 
 #[cfg(test)]

@@ -37,6 +37,7 @@ const USED_KEYS: &[&str] = &[
     "use_rslora",
     "target_modules",
     "target_parameters",
+    "rank_pattern",
     "bias",
     "init_lora_weights",
 ];
@@ -163,7 +164,9 @@ impl<B: LmBackend> Decoder<B> {
             return Err(ModelError::NoAdapter { action: "saving the adapter" });
         }
         let names = self.projection_names();
-        let chosen: Vec<&String> = config.choose(&names)?.into_iter().map(|at| &names[at]).collect();
+        let places = config.choose(&names)?;
+        let ranks = config.ranks(&places, &names)?;
+        let chosen: Vec<&String> = places.into_iter().map(|at| &names[at]).collect();
         let differs = |key, expected: String, got: String| Err(ModelError::LoraInvalid { key, expected, got });
         if !loras.iter().map(|lora| &lora.name).eq(chosen.iter().copied()) {
             return differs(
@@ -172,12 +175,12 @@ impl<B: LmBackend> Decoder<B> {
                 chosen.len().to_string(),
             );
         }
-        for Attached { name, r, scale } in &loras {
-            if *r != config.r {
-                return differs("r", format!("{r}, the rank attached at {name}"), config.r.to_string());
+        for (Attached { name, r, scale }, rank) in std::iter::zip(&loras, ranks) {
+            if *r != rank {
+                return differs("r", format!("{r}, the rank attached at {name}"), rank.to_string());
             }
-            if *scale != config.scale() {
-                return differs("alpha", format!("a scale of {scale}, as at {name}"), config.scale().to_string());
+            if *scale != config.scale(rank) {
+                return differs("alpha", format!("a scale of {scale}, as at {name}"), config.scale(rank).to_string());
             }
         }
         let of_experts = |target: &String| names.iter().any(|name| is_expert(name) && super::matches(target, name));
@@ -212,6 +215,9 @@ fn config_json(config: &LoraConfig, targets: PeftTargets) -> Value {
         "use_dora": false,
         "use_rslora": config.rslora,
     });
+    if !config.rank_pattern.is_empty() {
+        value["rank_pattern"] = json!(config.rank_pattern);
+    }
     if !targets.parameters.is_empty() {
         value["target_parameters"] = json!(targets.parameters);
     }
@@ -262,6 +268,9 @@ fn parse_config(value: &Value, path: &Path) -> Result<LoraConfig, ModelError> {
                 .ok_or_else(|| wrong("a list of names", "target_parameters", get("target_parameters")))?,
         ]
         .concat(),
+        rank_pattern: rank_pattern(get("rank_pattern")).ok_or_else(|| {
+            wrong("an object of names and ranks, no regular expressions", "rank_pattern", get("rank_pattern"))
+        })?,
     };
     config.check().map_err(|error| error.in_file(path))?;
     Ok(config)
@@ -275,6 +284,15 @@ fn targets(value: Option<&Value>, optional: bool) -> Option<Vec<String>> {
         Value::Array(names) => names.iter().map(|name| name.as_str().map(str::to_owned)).collect(),
         _ => None,
     }
+}
+
+/// peft takes the names for regular expressions over the end of the full name; plain names mean the same here.
+fn rank_pattern(value: Option<&Value>) -> Option<BTreeMap<String, usize>> {
+    let Some(value) = value else { return Some(BTreeMap::new()) };
+    let plain = |name: &str| !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "._".contains(c));
+    let rank = |r: &Value| r.as_u64().filter(|r| (1..=1 << 20).contains(r)).map(|r| r as usize);
+    let entry = |(name, r): (&String, &Value)| Some((name.clone(), rank(r).filter(|_| plain(name))?));
+    value.as_object()?.iter().map(entry).collect()
 }
 
 /// Whether a value switches nothing on.

@@ -71,7 +71,7 @@ impl PeftTensor {
     pub(super) fn is_swapped_in(&self, file: &TensorFile) -> bool {
         let Some(pair) = self.swapped() else { return false };
         let has = |name: &str, shape: &[usize]| file.shape(name).is_ok_and(|got| got == shape);
-        pair.shape != self.shape && has(&self.name, &pair.partner_shape) && has(&pair.name, &pair.shape)
+        pair.partner_shape != self.shape && has(&self.name, &pair.partner_shape) && has(&pair.name, &pair.shape)
     }
 
     /// Reads the values of the leaf; with `swapped`, those of experts from the factors of the transposed update.

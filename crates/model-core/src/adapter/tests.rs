@@ -25,7 +25,7 @@ fn tiny() -> Decoder<Cpu> {
 
 fn lora(targets: &[&str]) -> LoraConfig {
     let targets = targets.iter().map(|t| (*t).to_owned()).collect();
-    LoraConfig { r: 4, alpha: 6.0, dropout: 0.0, rslora: false, targets }
+    LoraConfig { r: 4, alpha: 6.0, dropout: 0.0, rslora: false, targets, rank_pattern: Default::default() }
 }
 
 /// The model with an adapter whose B is not zero any more.
@@ -155,8 +155,8 @@ fn parameters_are_counted_exactly() {
 
 #[test]
 fn rslora_divides_by_the_root_of_the_rank() {
-    assert_eq!(LoraConfig { r: 16, alpha: 32.0, ..lora(&[]) }.scale(), 2.0);
-    assert_eq!(LoraConfig { r: 16, alpha: 32.0, rslora: true, ..lora(&[]) }.scale(), 8.0);
+    assert_eq!(LoraConfig { r: 16, alpha: 32.0, ..lora(&[]) }.scale(16), 2.0);
+    assert_eq!(LoraConfig { r: 16, alpha: 32.0, rslora: true, ..lora(&[]) }.scale(16), 8.0);
 }
 
 #[test]
@@ -391,7 +391,10 @@ fn foreign_folders_are_checked_whole() {
         ("use_dora", json!(true)),
         ("bias", json!("all")),
         ("init_lora_weights", json!("pissa")),
-        ("rank_pattern", json!({ "q_proj": 2 })),
+        ("rank_pattern", json!({ "q_proj": 0 })),
+        ("rank_pattern", json!({ ".*_proj": 4 })),
+        ("rank_pattern", json!({ "v_proj": 4 })),
+        ("rank_pattern", json!([4])),
         ("modules_to_save", json!(["lm_head"])),
         ("layers_to_transform", json!([0])),
         ("some_future_switch", json!(1)),

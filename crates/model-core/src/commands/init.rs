@@ -8,7 +8,7 @@ use model_core::commit::write_folder;
 use model_core::hf::folder::{read_limited, write_new};
 use model_core::hf::generation_config;
 use model_core::hf::json::{MAX_CONFIG_BYTES, parse};
-use model_core::{ChatFormat, Decoder, ModelConfig, ModelError, Tokenizer};
+use model_core::{ChatFormat, Decoder, Harmony, ModelConfig, ModelError, Tokenizer};
 
 /// Rows that an embedding may have beyond the tokenizer's ids, as padding for the matrix kernels.
 const VOCAB_SLACK: usize = 1024;
@@ -120,6 +120,12 @@ fn check_vocab(tokenizer: usize, model: usize) -> Result<(), ModelError> {
 
 /// Both a document's and an answer's end stop a generation; a tokenizer without a chat format changes nothing.
 fn take_special_ids(config: &mut ModelConfig, tokenizer: &Tokenizer) {
+    if let Ok(harmony) = Harmony::new(tokenizer) {
+        config.pad_id = tokenizer.control_id("<|endoftext|>");
+        config.eos_ids = harmony.stop_ids().into_iter().chain(config.pad_id).collect();
+        config.bos_id = None;
+        return;
+    }
     let Ok(format) = ChatFormat::detect(tokenizer) else { return };
     let ends = [format.end_of_document(), format.end_of_turn()];
     config.eos_ids = ends.iter().filter_map(|token| tokenizer.control_id(token)).collect();

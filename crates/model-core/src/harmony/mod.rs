@@ -25,6 +25,7 @@ mod o200k;
 mod parse;
 mod render;
 mod tools;
+mod training;
 mod typescript;
 
 pub use conversation::{
@@ -35,6 +36,7 @@ pub use o200k::O200kHarmony;
 pub use parse::{End, Opening, Parsed, Parser, Partial};
 pub use render::{Kind, Rendered, Span, Supervise};
 pub use tools::{Tool, ToolNamespace};
+pub use training::ExampleOptions;
 pub use typescript::Json;
 
 /// Most blank characters in a row that a text may have.

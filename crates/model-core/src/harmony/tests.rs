@@ -550,3 +550,162 @@ proptest! {
         }
     }
 }
+
+/// User, thoughts, call, result, thoughts, answer; user, thoughts, answer.
+fn two_turns() -> Conversation {
+    of(vec![
+        Message::new(Role::User, "Weather?"),
+        Message::assistant(Channel::Analysis, "Look it up."),
+        Message::call("functions.get_weather", "{}"),
+        Message::tool_result("functions.get_weather", Channel::Commentary, "20"),
+        Message::assistant(Channel::Analysis, "It is 20."),
+        Message::assistant(Channel::Final, "20 degrees."),
+        Message::new(Role::User, "And tomorrow?"),
+        Message::assistant(Channel::Analysis, "Unknown."),
+        Message::assistant(Channel::Final, "I cannot tell."),
+    ])
+}
+
+#[test]
+fn s20_training_examples_are_the_official_tokens_and_only_the_models_are_trained_on() {
+    let harmony = o200k();
+    let mut n_examples = 0;
+    for case in fixture().render.iter().filter(|case| case.kind == "training" && !case.auto_drop_analysis) {
+        let conversation = conversation(case);
+        let examples = match harmony.examples(&conversation, ExampleOptions { keep_analysis: true }) {
+            Ok(examples) => examples,
+            Err(error) => {
+                let fits = match case.name.as_str() {
+                    "injection" => matches!(error, ModelError::HarmonyControlText { .. }),
+                    "no_channel" => matches!(error, ModelError::HarmonyMessage { .. }),
+                    _ => matches!(error, ModelError::HarmonyOpenTurn { .. }),
+                };
+                assert!(fits, "{}: {error}", case.name);
+                continue;
+            }
+        };
+        assert_eq!(examples.last().unwrap().ids, case.tokens, "{}", case.name);
+        for example in &examples {
+            n_examples += 1;
+            let mask = example.mask();
+            assert!(mask.iter().any(|on| *on), "{}", case.name);
+            for span in &example.spans {
+                let is_models = conversation.messages[span.message].role == Role::Assistant;
+                let on = mask[span.tokens.clone()].iter().filter(|on| **on).count();
+                assert!(is_models || on == 0, "{}: message {}", case.name, span.message);
+                if let Some(range) = &span.supervised {
+                    let end = example.ids[range.end - 1];
+                    assert!([harmony.end, harmony.call, harmony.done].contains(&end) && range.end == span.tokens.end);
+                }
+            }
+            let official = Harmony::CONTROL_TOKENS.map(|token| harmony.vocabulary.control_id(token).unwrap());
+            let control = example.ids.iter().filter(|id| harmony.vocabulary.is_control(**id));
+            assert!(control.into_iter().all(|id| official.contains(id)), "{}", case.name);
+        }
+    }
+    assert_eq!(n_examples, 4, "those of single_turn, two_turns and tool_done");
+}
+
+#[test]
+fn every_turn_is_an_example_behind_its_own_prompt() {
+    let (harmony, conversation) = (o200k(), two_turns());
+    for keep_analysis in [false, true] {
+        let examples = harmony.examples(&conversation, ExampleOptions { keep_analysis }).unwrap();
+        assert_eq!(examples.len(), 2);
+        for (example, (begin, end)) in examples.iter().zip([(1, 6), (7, 9)]) {
+            let prompt = of(conversation.messages[..begin].to_vec());
+            let kind = Kind::Completion(Role::Assistant);
+            let prompt = harmony.render(&prompt, kind, !keep_analysis, &Supervise::Nothing).unwrap().ids;
+            assert_eq!(example.ids[..prompt.len()], prompt, "what the model is asked with");
+            assert_eq!(example.mask().iter().position(|on| *on), Some(prompt.len()));
+            assert_eq!(*example.ids.last().unwrap(), harmony.done);
+            let trained = example.spans.iter().filter(|span| span.supervised.is_some()).map(|span| span.message);
+            let want: Vec<usize> =
+                (begin..end).filter(|&at| conversation.messages[at].role == Role::Assistant).collect();
+            assert_eq!(trained.collect::<Vec<_>>(), want);
+        }
+        let written: Vec<usize> = examples[1].spans.iter().map(|span| span.message).collect();
+        let want: Vec<usize> = (0..9).filter(|at| keep_analysis || ![1, 4].contains(at)).collect();
+        assert_eq!(written, want, "thoughts before the first answer are old in the second turn");
+    }
+}
+
+#[test]
+fn an_answer_is_trained_on_behind_its_prompt_only() {
+    let (harmony, conversation) = (o200k(), two_turns());
+    for at in [1, 4, 7] {
+        let (prompt, answer) = (of(conversation.messages[..at].to_vec()), of(conversation.messages[at..].to_vec()));
+        let answer = of(answer.messages.into_iter().take_while(|message| message.role != Role::User).collect());
+        let rendered = harmony.answer(&prompt, &answer, ExampleOptions::default()).unwrap();
+        let spans = rendered.spans.iter().filter(|span| span.supervised.is_some());
+        assert!(spans.map(|span| span.message).eq((at..at + answer.messages.len()).filter(|&place| place != 3)));
+        let first = rendered.mask().iter().position(|on| *on).unwrap();
+        assert_eq!(rendered.spans.iter().find(|span| span.message == at).unwrap().tokens.start + 2, first);
+    }
+    let refused = |prompt: &[Message], answer: Vec<Message>| {
+        let prompt = of(prompt.to_vec());
+        harmony.answer(&prompt, &of(answer), ExampleOptions::default()).unwrap_err()
+    };
+    let answer = || vec![Message::assistant(Channel::Final, "Yes.")];
+    for error in [
+        refused(&[], answer()),
+        refused(&conversation.messages[..6], answer()),
+        refused(&conversation.messages[..1], vec![]),
+        refused(&conversation.messages[..1], vec![Message::new(Role::User, "No."), answer().remove(0)]),
+        refused(&conversation.messages[..1], vec![Message::assistant(Channel::Analysis, "Hm.")]),
+    ] {
+        assert!(matches!(error, ModelError::HarmonyOpenTurn { .. }), "{error}");
+    }
+}
+
+#[test]
+fn s20_what_is_no_training_data_is_refused_by_its_place() {
+    let harmony = small();
+    let refused = |change: &dyn Fn(&mut Vec<Message>)| {
+        let mut conversation = two_turns();
+        change(&mut conversation.messages);
+        harmony.examples(&conversation, ExampleOptions::default()).unwrap_err()
+    };
+    let open = |error: ModelError, place: usize| {
+        assert!(matches!(&error, ModelError::HarmonyOpenTurn { index, .. } if *index == place), "{error}");
+    };
+    open(refused(&|messages| drop(messages.pop())), 7);
+    open(refused(&|messages| messages.truncate(7)), 6);
+    open(refused(&|messages| messages.truncate(4)), 3);
+    open(refused(&|messages| messages.truncate(0)), 0);
+    open(refused(&|messages| drop(messages.remove(5))), 4);
+    let error = refused(&|messages| messages[8].channel = None);
+    assert!(matches!(error, ModelError::HarmonyMessage { index: 8, what: "channel", .. }), "{error}");
+    for place in [0, 3, 4] {
+        let spells = |messages: &mut Vec<Message>| messages[place].content = vec![Content::Text("a <|end|> b".into())];
+        let error = refused(&spells);
+        let ModelError::HarmonyControlText { index, token } = error else { panic!("{error}") };
+        assert_eq!((index, token.as_str()), (place, "<|end|>"));
+    }
+    let harmless = |text: &str| {
+        let mut conversation = two_turns();
+        conversation.messages[0].content = vec![Content::Text(text.into())];
+        harmony.examples(&conversation, ExampleOptions::default()).unwrap()
+    };
+    harmless("a <| b |> and <|nobody's token|> and |>");
+}
+
+#[test]
+fn s20_tokens_are_taken_for_a_conversation_only_where_they_are_its_rendering() {
+    let harmony = small();
+    let conversation = two_turns();
+    for kind in [Kind::Conversation, Kind::Training] {
+        let ids = harmony.render(&conversation, kind, false, &Supervise::Nothing).unwrap().ids;
+        assert_eq!(harmony.conversation_of(&ids).unwrap(), conversation);
+        let cut = harmony.conversation_of(&ids[..ids.len() - 1]).unwrap_err();
+        assert!(matches!(cut, ModelError::HarmonyUnterminated { message: 8, .. }), "{cut}");
+    }
+    // The model may write the recipient behind the channel; the renderer does not.
+    let text = |text: &str| harmony.vocabulary.encode(text);
+    let head = [vec![harmony.start], text("user"), vec![harmony.message], text("?"), vec![harmony.end]].concat();
+    let role =
+        [vec![harmony.start], text("assistant"), vec![harmony.channel], text("commentary to=functions.f")].concat();
+    let ids = [head, role, vec![harmony.message], text("{}"), vec![harmony.call]].concat();
+    let error = harmony.conversation_of(&ids).unwrap_err();
+    assert!(matches!(error, ModelError::HarmonyToken { position: 6.., .. }), "{error}");
+}

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use kernels_cubecl::DeviceMemory;
 use model_core::hf::{LeafMap, leaf_map, read_config};
-use model_core::{ModelConfig, Replay};
+use model_core::{LoraConfig, ModelConfig, Replay};
 
 use super::step::{AdapterShape, Head, Shapes, StepMemory, replay};
 use crate::config::{Arithmetic, MasterKind, MomentsKind};
@@ -27,8 +27,38 @@ pub struct Workload {
     pub train: TrainConfig,
     /// How the loss reads the hidden states.
     pub head: Head,
-    /// Adapters, where only they train; counted as if every projection had one.
-    pub adapter: Option<AdapterShape>,
+    /// Adapters, where only they train.
+    pub adapter: Option<AdapterWorkload>,
+}
+
+/// Adapters as a stage is configured.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AdapterWorkload {
+    /// Settings; counted as if every projection outside experts had an adapter of their largest rank, and every projection
+    /// of experts one of the largest among those.
+    pub lora: LoraConfig,
+    /// Whether the rank of experts is divided by their number.
+    pub divide_by_experts: bool,
+    /// Whether the frozen weights of experts stay in MXFP4.
+    pub packed_experts: bool,
+}
+
+impl AdapterWorkload {
+    /// The settings on a model.
+    ///
+    /// # Errors
+    /// Settings that do not fit the model.
+    pub fn lora_for(&self, model: &ModelConfig) -> Result<LoraConfig, TrainError> {
+        let lora = self.lora.clone();
+        Ok(if self.divide_by_experts { lora.divided_by_experts(model)? } else { lora })
+    }
+
+    fn shape(&self, model: &ModelConfig) -> Result<AdapterShape, TrainError> {
+        let lora = self.lora_for(model)?;
+        let [rank, expert_rank] = lora.largest_ranks(model)?.map(|r| r as u64);
+        let (dropout, packed_experts) = (lora.dropout > 0.0, self.packed_experts);
+        Ok(AdapterShape { rank, expert_rank, dropout, packed_experts })
+    }
 }
 
 /// Bytes of a run on a device by what they are for.
@@ -67,7 +97,7 @@ impl MemoryPlan {
     pub fn new(model: &ModelConfig, train: &TrainConfig, head: Head, adapter: Option<AdapterShape>) -> Self {
         let half = train.precision != Arithmetic::F32;
         let element = if half { 2 } else { 4 };
-        let adapters = adapter.map_or(0, |adapter| adapter_params(model, adapter.rank));
+        let adapters = adapter.map_or(0, |adapter| adapter_params(model, &adapter));
         let all = model.n_params() + adapters;
         let trainable = if adapter.is_some() { adapters } else { all };
         let Replay { blocks, offloaded, .. } = train.replay(model.n_layers);
@@ -131,11 +161,12 @@ impl Workload {
     /// # Errors
     /// A folder without a readable configuration.
     pub fn plan(&self) -> Result<MemoryPlan, TrainError> {
-        Ok(self.plan_for(&read_config(&self.model_dir)?, &self.train))
+        self.plan_for(&read_config(&self.model_dir)?, &self.train)
     }
 
-    fn plan_for(&self, model: &ModelConfig, train: &TrainConfig) -> MemoryPlan {
-        MemoryPlan::new(model, train, self.head, self.adapter)
+    fn plan_for(&self, model: &ModelConfig, train: &TrainConfig) -> Result<MemoryPlan, TrainError> {
+        let adapter = self.adapter.as_ref().map(|adapter| adapter.shape(model)).transpose()?;
+        Ok(MemoryPlan::new(model, train, self.head, adapter))
     }
 
     /// The plan, where the device has memory enough for it, and the host for its part.
@@ -148,13 +179,14 @@ impl Workload {
     }
 
     fn require_for(&self, model: &ModelConfig, memory: DeviceMemory) -> Result<MemoryPlan, TrainError> {
-        let plan = self.plan_for(model, &self.train);
+        let plan = self.plan_for(model, &self.train)?;
         if plan.total() <= memory.free {
             return Ok(plan);
         }
-        let cheaper =
-            cheaper(&self.train).into_iter().map(|(what, train)| (what, self.plan_for(model, &train).total()));
+        let plan_of = |(what, train): (String, TrainConfig)| Ok((what, self.plan_for(model, &train)?.total()));
+        let cheaper = cheaper(&self.train).into_iter().map(plan_of).collect::<Result<Vec<_>, TrainError>>()?;
         let advice: Vec<String> = cheaper
+            .into_iter()
             .filter(|(_, needs)| *needs < plan.total())
             .map(|(what, needs)| format!("{what} needs {}", gib(needs)))
             .collect();
@@ -191,16 +223,15 @@ pub(crate) fn offloaded_bytes(model: &ModelConfig, train: &TrainConfig) -> u64 {
 }
 
 /// Parameters of an adapter on every projection.
-fn adapter_params(model: &ModelConfig, rank: u64) -> u64 {
+fn adapter_params(model: &ModelConfig, adapter: &AdapterShape) -> u64 {
     let sides = |map: LeafMap| match (map.n_experts, &map.dims[..]) {
-        (Some(n), [rows, columns]) => rows + n * columns,
+        (Some(n), [rows, columns]) => adapter.expert_rank * (rows + n * columns) as u64,
         // Each part of a fused projection has an adapter of its own.
-        (None, [rows, columns]) => rows + map.parts.len() * columns,
+        (None, [rows, columns]) => adapter.rank * (rows + map.parts.len() * columns) as u64,
         _ => 0,
     };
     let is_projection = |map: &LeafMap| map.leaf.starts_with("model.layers.") && !map.leaf.contains(".router.");
-    let sides: usize = leaf_map(model).into_iter().filter(is_projection).map(sides).sum();
-    rank * sides as u64
+    leaf_map(model).into_iter().filter(is_projection).map(sides).sum()
 }
 
 /// Bytes that experts in MXFP4 take less than in `element` bytes; every row's scales fill whole words.
@@ -321,6 +352,58 @@ mod tests {
         assert!(delayed.histories < 1 << 20);
     }
 
+    fn all_linear(r: usize) -> LoraConfig {
+        let targets = vec!["all-linear".to_owned()];
+        LoraConfig { r, alpha: 16.0, dropout: 0.0, rslora: false, targets, rank_pattern: Default::default() }
+    }
+
+    /// Attention and experts of GPT-OSS-20B, from their shapes alone.
+    #[test]
+    fn the_plan_counts_the_adapter_that_will_be_attached() {
+        let model = ModelConfig::preset("gpt-oss-20b").unwrap();
+        let train = settings(Arithmetic::Bf16, MomentsKind::Full, 1);
+        let of = |lora: &LoraConfig, divide_by_experts| {
+            let adapter = AdapterWorkload { lora: lora.clone(), divide_by_experts, packed_experts: true };
+            let want = adapter.lora_for(&model).unwrap().n_params(&model).unwrap();
+            let head = Head::CrossEntropy;
+            let workload = Workload { model_dir: PathBuf::new(), train: train.clone(), head, adapter: Some(adapter) };
+            let plan = workload.plan_for(&model, &train).unwrap();
+            assert_eq!((plan.gradients, plan.moments, plan.remainder), (2 * want, 8 * want, 2 * want));
+            (want, plan.total())
+        };
+        let (same, all) = of(&all_linear(64), false);
+        assert_eq!(same, 31_850_496 + 707_788_800);
+        assert_eq!(of(&all_linear(128), false).0, 1_479_278_592);
+        let experts = [("gate_up_proj", 16), ("down_proj", 16)].map(|(name, r)| (name.to_owned(), r));
+        let (smaller, less) = of(&LoraConfig { rank_pattern: experts.into(), ..all_linear(64) }, false);
+        assert_eq!(smaller, 31_850_496 + 176_947_200);
+        let (divided, least) = of(&all_linear(64), true);
+        assert_eq!(divided, 31_850_496 + 707_788_800 / 32);
+        assert!(least < less && less < all);
+        assert!(of(&all_linear(4), true).0 > 1_990_656, "a rank is never 0");
+    }
+
+    /// The head always works in chunks; there is no option that would turn it off, and none that excludes another.
+    #[test]
+    fn s13_logits_are_never_there_as_a_whole() {
+        let model = ModelConfig::preset("gpt-oss-20b").unwrap();
+        for (head, precision) in [(Head::CrossEntropy, Arithmetic::Bf16), (Head::Logprobs, Arithmetic::F32)] {
+            let train = settings(precision, MomentsKind::Full, 1);
+            let train =
+                TrainConfig { tokens_per_step: 8192, tokens_per_micro_batch: 8192, recompute: true.into(), ..train };
+            // The head stays as it is, so that its gradient, which has its own size, is not there.
+            let adapter = AdapterShape { rank: 8, expert_rank: 8, dropout: false, packed_experts: true };
+            let plan = MemoryPlan::new(&model, &train, head, Some(adapter));
+            let logits = 8192 * model.vocab_size as u64 * 4;
+            assert!(plan.passing < logits / 4, "{head:?}: {} of {logits} bytes\n{plan}", plan.passing);
+        }
+        let keys = serde_json::to_value(tiny::config(1)).unwrap();
+        for key in keys.as_object().unwrap().keys() {
+            let about_the_head = ["chunk", "fused", "liger", "cce", "logits"].iter().any(|word| key.contains(word));
+            assert!(!about_the_head, "`{key}` chooses what must not be a choice");
+        }
+    }
+
     #[test]
     fn adapters_have_gradients_and_moments_of_their_own_size_only() {
         let model = ModelConfig::preset("125m").unwrap();
@@ -330,10 +413,10 @@ mod tests {
                 &model,
                 &train,
                 Head::CrossEntropy,
-                Some(AdapterShape { rank: 8, dropout, packed_experts: false }),
+                Some(AdapterShape { rank: 8, expert_rank: 0, dropout, packed_experts: false }),
             )
         };
-        let n = adapter_params(&model, 8);
+        let n = all_linear(8).n_params(&model).unwrap();
         let plain = adapter(false);
         assert_eq!((plain.gradients, plain.moments, plain.remainder), (2 * n, 8 * n, 2 * n));
         assert_eq!(plain.saved, 12 * n, "nothing of the base");
@@ -350,11 +433,11 @@ mod tests {
         let full = plan(&model, &train);
         assert_eq!((full.weights, full.gradients), (2 * n, 2 * n));
         let adapter = |rank, packed_experts| {
-            let adapter = AdapterShape { rank, dropout: false, packed_experts };
+            let adapter = AdapterShape { rank, expert_rank: rank, dropout: false, packed_experts };
             MemoryPlan::new(&model, &train, Head::CrossEntropy, Some(adapter))
         };
         let of_adapter = 184_909_824;
-        assert_eq!(adapter_params(&model, 16), of_adapter);
+        assert_eq!(all_linear(16).n_params(&model).unwrap(), of_adapter);
         assert_eq!((adapter(16, false).weights, adapter(16, false).gradients), (2 * (n + of_adapter), 2 * of_adapter));
         // 13.76 GB are the released files, whose scales are not padded: a row of 90 has 23 words.
         let padding = 24 * 32 * (5760 + 2880) * (23 * 4 - 90);

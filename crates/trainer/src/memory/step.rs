@@ -27,12 +27,21 @@ pub enum Head {
 /// Low-rank adapters on every projection of the blocks.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdapterShape {
-    /// Rank.
+    /// Rank of projections outside experts.
     pub rank: u64,
+    /// Rank of projections of experts.
+    pub expert_rank: u64,
     /// Whether elements are dropped in training, which keeps a mask and a masked copy of every input.
     pub dropout: bool,
     /// Whether the frozen weights of experts stay in MXFP4.
     pub packed_experts: bool,
+}
+
+impl AdapterShape {
+    /// Rank of a projection.
+    fn rank_of(&self, projection: &Projection) -> u64 {
+        if projection.of_experts { self.expert_rank } else { self.rank }
+    }
 }
 
 /// What decides the sizes of a step.
@@ -130,6 +139,7 @@ struct Projection {
     parts: u64,
     rows: u64,
     matrices: u64,
+    of_experts: bool,
 }
 
 struct Step<'a> {
@@ -173,8 +183,13 @@ impl<'a> Step<'a> {
         let (m, e) = (shapes.tokens, shapes.element);
         let experts = model.experts();
         let [n, top_k] = experts.map_or([1, 1], |experts| [experts.n as u64, experts.top_k as u64]);
-        let projection = |out, input, parts| Projection { out, input, parts, rows: m, matrices: 1 };
-        let expert = |out, input, parts| Projection { rows: m * top_k, matrices: n, ..projection(out, input, parts) };
+        let projection = |out, input, parts| Projection { out, input, parts, rows: m, matrices: 1, of_experts: false };
+        let expert = |out, input, parts| Projection {
+            rows: m * top_k,
+            matrices: n,
+            of_experts: experts.is_some(),
+            ..projection(out, input, parts)
+        };
         // Experts have one adapter for gate and up together.
         let gate_up_parts = if experts.is_some() { 1 } else { 2 };
         Self {
@@ -335,7 +350,8 @@ impl<'a> Step<'a> {
 
     /// A projection of the blocks with the result `y`.
     fn linear(&mut self, which: usize, y: u64, keep: Keep) {
-        let Projection { out, input, parts, rows: m, matrices } = self.projections[which];
+        let projection = self.projections[which];
+        let Projection { out, input, parts, rows: m, matrices, .. } = projection;
         if self.shapes.fp8 && matrices == 1 {
             self.take([m * input, m * input, out * input, y]);
             self.give([m * input, out * input]);
@@ -345,7 +361,8 @@ impl<'a> Step<'a> {
         } else {
             self.take([y]);
         }
-        let Some(AdapterShape { rank, dropout, .. }) = self.shapes.adapter else { return };
+        let Some(adapter) = self.shapes.adapter else { return };
+        let (rank, dropout) = (adapter.rank_of(&projection), adapter.dropout);
         // What the adapters add, joined, and the sum.
         self.passing([y, y]);
         for size in adapter_states(m, input, rank, self.shapes.element, dropout) {
@@ -464,8 +481,10 @@ impl<'a> Step<'a> {
 
     /// Gradients of a projection; `own` where the saved input is nobody else's.
     fn linear_backward(&mut self, which: usize, dx: u64, own: bool) {
-        let Projection { out, input, parts, rows: m, matrices } = self.projections[which];
-        if let Some(AdapterShape { rank, dropout, .. }) = self.shapes.adapter {
+        let projection = self.projections[which];
+        let Projection { out, input, parts, rows: m, matrices, .. } = projection;
+        if let Some(adapter) = self.shapes.adapter {
+            let (rank, dropout) = (adapter.rank_of(&projection), adapter.dropout);
             self.passing([m * out * self.shapes.element, dx]);
             for size in adapter_states(m, input, rank, self.shapes.element, dropout) {
                 (0..parts).for_each(|_| self.give([size]));

@@ -43,11 +43,16 @@ impl<B: LmBackend> Objective<B> for NextToken {
             self.z_loss,
         );
         let (mut sum, mut values) = (out.loss, out.nll.inner());
-        if let Some(router) = self.router.sum(&routed, batch, device)? {
+        let units = batch.weight_sum();
+        if let Some(router) = self.router.sum(&routed, batch, units, device)? {
             sum = router.sum.into_iter().fold(sum, |sum, more| sum + more);
             values = Tensor::cat(vec![values, router.values], 0);
         }
-        Ok(LossSum { sum, values, metrics: router::metrics(batch.weight_sum()) })
+        let metrics = move |numbers: &[f32]| {
+            let nll = MetricSum::new("nll", f64::from(numbers[0]), units);
+            [vec![nll], router::metrics(&numbers[1..])].concat()
+        };
+        Ok(LossSum { sum, values, metrics: Box::new(metrics) })
     }
 
     fn evaluate(

@@ -3,7 +3,8 @@
 //! With `h = (π_c − r_c) − (π_r − r_r)` over summed answer log-probabilities of policy π and reference r:
 //! sigmoid `−log σ(βh)`; conservative (label smoothing ε) `−(1−ε) log σ(βh) − ε log σ(−βh)`; robust
 //! `(−(1−ε) log σ(βh) + ε log σ(−βh)) / (1−2ε)`; hinge `max(0, 1 − βh)`; IPO `(h − 1/(2β))²`, where each log-ratio is
-//! divided by the answer's length first when `length_normalised` says so. Units are pairs.
+//! divided by the answer's length first when `length_normalised` says so. Units are pairs. A model with experts adds the
+//! weighted losses of its routers, which are means over tokens, times the units.
 //!
 //! Sources: Rafailov et al. 2023 (DPO); Mitchell 2023 (conservative); Chowdhury et al. 2024 (robust); Zhao et al. 2023
 //! (hinge); Azar et al. 2023 (IPO).
@@ -14,7 +15,8 @@ use kernels_cubecl::{LmBackend, token_logprobs, token_stats};
 use model_core::{Decoder, Replay};
 use serde::{Deserialize, Serialize};
 
-use super::{LossSum, MetricSum, Objective, float_tensor, hidden_md, int_tensor, to_host};
+use super::router::{self, RouterWeights};
+use super::{LossSum, MetricSum, Objective, float_tensor, hidden_md, hidden_routed, int_tensor, to_host};
 use crate::{MicroBatch, TrainError};
 
 /// Which loss over pairs; every variant names all it needs.
@@ -47,6 +49,8 @@ pub struct Preference {
     pub loss: PreferenceLoss,
     /// Strength of the pull to the reference.
     pub beta: f64,
+    /// Weights of the routers' losses.
+    pub router: RouterWeights,
 }
 
 impl Preference {
@@ -56,6 +60,7 @@ impl Preference {
     /// The first key out of range.
     pub fn check(&self) -> Result<(), TrainError> {
         let beta = self.beta;
+        self.router.check()?;
         crate::config::require(beta.is_finite() && beta > 0.0, || {
             format!("key `objective.beta`: expected a finite number above 0, got {beta}")
         })?;
@@ -206,16 +211,24 @@ impl<B: LmBackend> Objective<B> for Preference {
         require_pairs(batch)?;
         let reference = reference(batch)?;
         let (targets, _) = batch.targets();
-        let x_md = hidden_md(model, batch, replay, device);
+        let (x_md, routed) = hidden_routed(model, batch, replay, device);
         let logprobs = token_logprobs(x_md, model.head(), int_tensor(&targets, device));
         let (sums, lengths) = gather_matrix::<Autodiff<B>>(batch, &targets, device);
         require_answers(&lengths)?;
         let m = targets.len();
         let policy = sums.matmul(logprobs.reshape([m, 1]));
-        let values = policy.clone().inner().reshape([lengths.len()]);
-        let sum = self.losses(policy, &reference, &lengths, device).sum();
+        let mut values = policy.clone().inner().reshape([lengths.len()]);
+        let mut sum = self.losses(policy, &reference, &lengths, device).sum();
+        if let Some(router) = self.router.sum(&routed, batch, batch.pairs.len() as f64, device)? {
+            sum = router.sum.into_iter().fold(sum, |sum, more| sum + more);
+            values = Tensor::cat(vec![values, router.values], 0);
+        }
         let beta = self.beta;
-        Ok(LossSum { sum, values, metrics: Box::new(move |values| metrics(values, &reference, beta)) })
+        let metrics = move |values: &[f32]| {
+            let (policy, routers) = values.split_at(reference.len());
+            [metrics(policy, &reference, beta), router::metrics(routers)].concat()
+        };
+        Ok(LossSum { sum, values, metrics: Box::new(metrics) })
     }
 
     fn evaluate(

@@ -7,7 +7,7 @@ use model_core::Routing;
 use model_core::router::RouterLosses;
 use serde::{Deserialize, Serialize};
 
-use super::{MakeMetrics, MetricSum};
+use super::MetricSum;
 use crate::config::require;
 use crate::{MicroBatch, TrainError};
 
@@ -46,7 +46,7 @@ impl RouterWeights {
         Ok(())
     }
 
-    /// The routers' part of a micro-batch of `units`; `None` for a model without experts.
+    /// The routers' part of a micro-batch whose loss is a sum over `units`; `None` for a model without experts.
     ///
     /// # Errors
     /// When losses are asked for and there is no router.
@@ -54,6 +54,7 @@ impl RouterWeights {
         &self,
         routed: &[Routing<Autodiff<B>>],
         batch: &MicroBatch,
+        units: f64,
         device: &B::Device,
     ) -> Result<Option<RouterSum<B>>, TrainError> {
         require(*self == Self::NONE || !routed.is_empty(), || {
@@ -67,7 +68,7 @@ impl RouterWeights {
         let Some(losses) = RouterLosses::new(routed, batch.rows.real_tokens(device)) else { return Ok(None) };
         let sum = losses.balance.clone() * self.balance + losses.z.clone() * self.z;
         let inner = RouterLosses { balance: losses.balance.inner(), z: losses.z.inner(), load: losses.load.inner() };
-        Ok(Some(RouterSum { sum: Some(sum * batch.weight_sum() as f32), values: values(inner) }))
+        Ok(Some(RouterSum { sum: Some(sum * units as f32), values: values(inner) }))
     }
 }
 
@@ -79,13 +80,9 @@ fn values<B: LmBackend>(losses: RouterLosses<B>) -> Tensor<B, 1> {
     Tensor::cat(vec![losses.balance, losses.z, peak, idle], 0)
 }
 
-/// Metrics of `[nll, ..values]`, where the last four are there for a model with experts; each counts once per micro-batch.
-pub(super) fn metrics(units: f64) -> MakeMetrics {
+/// Metrics of the routers' values, of which there are four or, for a model without experts, none; each counts once per
+/// micro-batch.
+pub(super) fn metrics(values: &[f32]) -> Vec<MetricSum> {
     const NAMES: [&str; 4] = ["router_balance", "router_z", "expert_load_peak", "experts_idle"];
-    Box::new(move |numbers: &[f32]| {
-        let mut metrics = vec![MetricSum::new("nll", f64::from(numbers[0]), units)];
-        metrics
-            .extend(NAMES.iter().zip(&numbers[1..]).map(|(name, value)| MetricSum::new(name, f64::from(*value), 1.0)));
-        metrics
-    })
+    NAMES.iter().zip(values).map(|(name, value)| MetricSum::new(name, f64::from(*value), 1.0)).collect()
 }

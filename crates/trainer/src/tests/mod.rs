@@ -3,6 +3,7 @@
 mod accumulation;
 mod defects;
 mod finite;
+mod liveness;
 mod preference;
 mod resume;
 mod router;

@@ -6,11 +6,14 @@ use burn::backend::Autodiff;
 use burn::tensor::Tensor;
 use data_pipeline::TokenRow;
 use kernels_cubecl::Cpu;
-use model_core::Replay;
 use model_core::hf::TensorFile;
+use model_core::{Decoder, Replay};
 
+use super::router::mixture;
 use super::tiny::{batch, model, random};
-use crate::objective::{MetricSum, Objective, Preference, PreferenceLoss, pair_losses, reference_logprobs};
+use crate::objective::{
+    MetricSum, Objective, Preference, PreferenceLoss, RouterWeights, pair_losses, reference_logprobs,
+};
 use crate::{MicroBatch, Pair, TrainError};
 
 type Vector = Tensor<Autodiff<Cpu>, 1>;
@@ -18,7 +21,7 @@ type Vector = Tensor<Autodiff<Cpu>, 1>;
 const SMOOTHING: f64 = 0.2;
 
 fn preference(loss: PreferenceLoss) -> Preference {
-    Preference { loss, beta: 0.1 }
+    Preference { loss, beta: 0.1, router: RouterWeights::NONE }
 }
 
 /// Name in the golden file and the loss.
@@ -189,7 +192,7 @@ fn configurations_must_say_what_they_mean() {
     assert!(parse("kind = 'ipo'").unwrap_err().to_string().contains("length_normalised"));
     assert!(parse("kind = 'ipo'\nlength_normalised = true\nlabel_smoothing = 0.1").is_err());
     assert!(parse("kind = 'dpo'").unwrap_err().to_string().contains("sigmoid"));
-    let check = |loss, beta| Preference { loss, beta }.check();
+    let check = |loss, beta| Preference { loss, beta, router: RouterWeights::NONE }.check();
     assert!(check(PreferenceLoss::Hinge, 0.1).is_ok());
     for (loss, beta, key) in [
         (PreferenceLoss::Hinge, 0.0, "beta"),
@@ -216,4 +219,38 @@ fn batches_without_pairs_or_answers_are_refused() {
     let mut silent = pairs(2, true);
     silent.weights.fill(0.0);
     assert!(loss(&silent).contains("answer without a token"));
+}
+
+#[test]
+fn routers_losses_count_once_a_pair() {
+    let model = mixture();
+    let mut batch = pairs(3, false);
+    let reference = reference_logprobs(&model, &batch, &Default::default()).unwrap();
+    batch.pairs.iter_mut().zip(reference).for_each(|(pair, sums)| pair.reference = Some(sums));
+    let of = |model: &Decoder<Cpu>, loss, router| {
+        let objective = Preference { loss, beta: 0.1, router };
+        let loss = objective.loss(&model.to_autodiff(), &batch, &Replay::default(), &Default::default())?;
+        let sum = f64::from(loss.sum.clone().inner().into_data().to_vec::<f32>().unwrap()[0]);
+        let metrics = (loss.metrics)(&loss.values.into_data().to_vec::<f32>().unwrap());
+        Ok::<_, TrainError>((sum, metrics, loss.sum))
+    };
+    for (name, loss) in golden_losses() {
+        let (plain, without, _) = of(&model, loss, RouterWeights::NONE).unwrap();
+        let (with, metrics, sum) = of(&model, loss, RouterWeights { balance: 0.5, z: 0.25 }).unwrap();
+        assert_eq!(metrics, without, "{name}");
+        let want = plain + 3.0 * (0.5 * mean(&metrics, "router_balance") + 0.25 * mean(&metrics, "router_z"));
+        assert!((with - want).abs() <= 1e-5 * want, "{name}: {with} and {want}");
+        assert!(mean(&metrics, "expert_load_peak") >= 1.0 && mean(&metrics, "rewards/margins").abs() < 1e-5);
+        drop(sum);
+    }
+    let tracked = model.to_autodiff();
+    let objective = preference(PreferenceLoss::Ipo { length_normalised: true });
+    let loss = objective.loss(&tracked, &batch, &Replay::default(), &Default::default()).unwrap();
+    let gradients = loss.sum.backward();
+    for (name, moe) in tracked.mixtures() {
+        let squares = moe.router_weight.grad(&gradients).unwrap().powi_scalar(2).sum().into_scalar();
+        assert!(squares.is_finite() && squares > 0.0, "the router of {name} trains");
+    }
+    let dense = of(&self::model(), PreferenceLoss::Hinge, RouterWeights { balance: 0.1, z: 0.0 });
+    assert!(dense.map(drop).unwrap_err().to_string().contains("no experts"));
 }

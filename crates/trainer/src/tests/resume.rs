@@ -109,6 +109,7 @@ fn s08_an_adapter_run_resumes_bit_for_bit_and_keeps_the_base_out_of_its_checkpoi
         dropout: 0.2,
         rslora: false,
         targets: vec!["q_proj".into(), "down_proj".into()],
+        rank_pattern: [("down_proj".to_owned(), 3)].into(),
     };
     let dir = tempfile::tempdir().unwrap();
     let lab = |name: &str| {

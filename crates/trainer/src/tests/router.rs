@@ -8,7 +8,7 @@ use crate::config::Blocks;
 use crate::objective::{MetricSum, NextToken, Objective, RouterWeights};
 use crate::{MicroBatch, TrainConfig, TrainError};
 
-fn mixture() -> Decoder<Cpu> {
+pub(super) fn mixture() -> Decoder<Cpu> {
     let experts = Experts { n: 4, top_k: 2, limit: 7.0, alpha: 1.702, balance_coef: 0.0 };
     let family = Family::GptOss(GptOss { window: 4, sliding: vec![true, false], experts });
     let config = ModelConfig { family, tied: false, init_std: 0.2, ..model_config() };
@@ -90,4 +90,24 @@ fn recomputed_mixtures_change_no_bit() {
     for recompute in [Blocks::All(true), Blocks::First(1)] {
         assert_eq!(values(&go(recompute)), want, "{recompute:?}");
     }
+}
+
+#[test]
+fn s28_what_ran_before_or_beside_a_run_changes_no_bit_of_it() {
+    let objective = NextToken { z_loss: 0.0, router: RouterWeights::NONE };
+    let train = config(3);
+    let go = |model: Decoder<Cpu>| {
+        values(&run_from(&objective, source(rows(16, 3), &train), &train, parts(model, &train)).model.unwrap())
+    };
+    let (dense, experts) = (go(model()), go(mixture()));
+    assert_eq!((go(mixture()), go(model())), (experts.clone(), dense.clone()), "the other way round");
+    std::thread::scope(|scope| {
+        let runs: Vec<_> = (0..4)
+            .map(|i| scope.spawn(move || if i % 2 == 0 { (0, go(model())) } else { (1, go(mixture())) }))
+            .collect();
+        for run in runs {
+            let (which, got) = run.join().unwrap();
+            assert_eq!(got, [&dense, &experts][which].clone(), "side by side");
+        }
+    });
 }

@@ -133,7 +133,7 @@ fn a_step_that_is_left_out_leaves_the_histories_alone() {
 #[test]
 fn projections_of_a_frozen_base_have_histories_too() {
     let targets = vec!["q_proj".into(), "down_proj".into()];
-    let lora = LoraConfig { r: 2, alpha: 4.0, dropout: 0.2, rslora: false, targets };
+    let lora = LoraConfig { r: 2, alpha: 4.0, dropout: 0.2, rslora: false, targets, rank_pattern: Default::default() };
     let mut model = model();
     model.attach_lora(&lora, 3).unwrap();
     let settings = delayed(1);

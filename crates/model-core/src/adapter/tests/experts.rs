@@ -11,7 +11,7 @@ const EXPERTS: [&str; 2] = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
 
 fn config(r: usize, targets: &[&str]) -> LoraConfig {
     let targets = targets.iter().map(|target| (*target).to_owned()).collect();
-    LoraConfig { r, alpha: 6.0, dropout: 0.0, rslora: false, targets }
+    LoraConfig { r, alpha: 6.0, dropout: 0.0, rslora: false, targets, rank_pattern: Default::default() }
 }
 
 fn gpt_oss() -> Decoder<Cpu> {
@@ -272,4 +272,77 @@ fn every_leaf_of_experts_adapters_trains() {
     before.attach_lora(&config(2, &[ALL_LINEAR]), 1).unwrap();
     let (after, norms) = train_on(&before, &rows(4, 16, 96), 2);
     check_liveness(&before.leaves(), &after.leaves(), &norms).unwrap();
+}
+
+#[test]
+fn ranks_of_experts_are_their_own() {
+    let pattern = [("down_proj".to_owned(), 1), ("1.mlp.experts.gate_up_proj".to_owned(), 5)];
+    let config = LoraConfig { rank_pattern: pattern.into(), ..config(3, &[ALL_LINEAR]) };
+    let mut model = gpt_oss();
+    model.attach_lora(&config, 1).unwrap();
+    assert_eq!(model.n_adapter_params(), config.n_params(&model.config).unwrap());
+    assert_eq!(config.largest_ranks(&model.config).unwrap(), [3, 5]);
+    for attached in model.loras() {
+        let want = match attached.name.as_str() {
+            name if name.ends_with("down_proj") => 1,
+            "model.layers.1.mlp.experts.gate_up_proj" => 5,
+            _ => 3,
+        };
+        assert_eq!((attached.r, attached.scale), (want, 6.0 / want as f32), "{}", attached.name);
+    }
+    let (trained, _) = train_on(&model, &rows(2, 9, 96), 2);
+    let dir = tempfile::tempdir().unwrap();
+    trained.save_peft(dir.path(), &config, "base").unwrap();
+    let uniform = LoraConfig { rank_pattern: Default::default(), ..config.clone() };
+    let error = trained.save_peft(tempfile::tempdir().unwrap().path(), &uniform, "base").unwrap_err();
+    assert!(matches!(error, ModelError::LoraInvalid { key: "r", .. }), "{error}");
+    let mut again = gpt_oss();
+    assert_eq!(again.load_peft(dir.path(), "base").unwrap().config.rank_pattern, config.rank_pattern);
+    let rows = rows(2, 11, 96);
+    assert_eq!(logits(&again, &rows), logits(&trained, &rows));
+    let mut merged = trained.clone();
+    merged.merge().unwrap();
+    merge_check(&trained, &merged, &[rows], &MergeBounds::F32).unwrap();
+}
+
+#[test]
+fn the_rank_of_experts_may_be_divided_by_their_number() {
+    let model = ModelConfig::preset("gpt-oss-20b").unwrap();
+    let divided = config(64, &[ALL_LINEAR]).divided_by_experts(&model).unwrap();
+    let want = EXPERTS.map(|name| (name.to_owned(), 2));
+    assert_eq!(divided.rank_pattern, want.into());
+    assert_eq!(divided.n_params(&model).unwrap(), 31_850_496 + 22_118_400);
+    let mixed = [(EXPERTS[0].to_owned(), 16), (EXPERTS[1].to_owned(), 16)];
+    let mixed = LoraConfig { rank_pattern: mixed.into(), ..config(64, &[ALL_LINEAR]) };
+    assert_eq!(mixed.n_params(&model).unwrap(), 208_797_696);
+    let refused = |config: LoraConfig, model: &ModelConfig| config.divided_by_experts(model).unwrap_err().to_string();
+    assert!(refused(config(8, &[ALL_LINEAR]), &ModelConfig::preset("125m").unwrap()).contains("no experts"));
+    assert!(refused(config(8, &ATTENTION), &model).contains("among the experts"));
+    assert!(refused(mixed, &model).contains("rank_pattern"));
+    let wrong = |pattern: &[(&str, usize)]| {
+        let rank_pattern = pattern.iter().map(|(name, r)| ((*name).to_owned(), *r)).collect();
+        LoraConfig { rank_pattern, ..config(8, &["q_proj"]) }.n_params(&model).unwrap_err().to_string()
+    };
+    for pattern in [&[("v_proj", 2)][..], &[("q_proj", 0)], &[("q_proj", 2), ("0.self_attn.q_proj", 3)]] {
+        assert!(wrong(pattern).contains("`rank_pattern`"), "{pattern:?}");
+    }
+}
+
+/// As in the released models, where experts are as wide as the model, so that the shapes of `down_proj` tell no layout.
+#[test]
+fn an_adapter_of_square_experts_is_read_as_it_was_saved() {
+    let shape = ModelConfig { d_ff: gpt_oss().config.d_model, ..gpt_oss().config };
+    let fresh = || Decoder::<Cpu>::init(&shape, 1, &Default::default());
+    for targets in [&EXPERTS[..], &EXPERTS[1..], &[ALL_LINEAR]] {
+        let config = config(2, targets);
+        let mut model = fresh();
+        model.attach_lora(&config, 1).unwrap();
+        let (model, _) = train_on(&model, &rows(4, 16, 96), 2);
+        let dir = tempfile::tempdir().unwrap();
+        model.save_peft(dir.path(), &config, "base").unwrap();
+        let mut again = fresh();
+        again.load_peft(dir.path(), "base").unwrap();
+        let rows = rows(2, 11, 96);
+        assert_eq!(logits(&again, &rows), logits(&model, &rows), "{targets:?}");
+    }
 }
