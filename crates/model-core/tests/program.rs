@@ -313,6 +313,23 @@ fn experts_are_exported_in_mxfp4_and_run_packed_as_they_do_unpacked() {
     assert!(message.contains("gate_up_proj_blocks"), "{message}");
 }
 
+#[test]
+fn export_writes_gguf_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let (tokenizer, model) = (tokenizer(dir.path()), dir.path().join("m"));
+    succeeds(&["init", "--depth", "1", "--tokenizer", text(&tokenizer), "--out", text(&model)]);
+    let out = dir.path().join("made").join("m.gguf");
+    let export = ["export", "--model", text(&model), "--out", text(&out), "--format", "gguf"];
+    let told = succeeds(&[&export[..], &["--type", "q8_0"]].concat());
+    assert!(told.contains("11 tensors"), "{told}");
+    assert_eq!(&std::fs::read(&out).unwrap()[..8], b"GGUF\x03\0\0\0");
+    assert_eq!(names(out.parent().unwrap()), ["m.gguf"]);
+    assert!(fails(2, &[&export[..], &["--type", "q8_0"]].concat()).contains("already exists"));
+    assert!(fails(2, &export).contains("expected --type"));
+    assert!(fails(2, &[&export[..], &["--type", "f16", "--dtype", "f32"]].concat()).contains("cannot be used with"));
+    assert!(fails(2, &[&export[..5], &["--type", "f16"]].concat()).contains("expected --format gguf"));
+}
+
 /// A byte-level tokenizer without merges: 256 bytes, then the special tokens of ChatML.
 fn tokenizer(dir: &Path) -> PathBuf {
     let printable = |byte: u32| matches!(byte, 33..=126 | 161..=172 | 174..=255);

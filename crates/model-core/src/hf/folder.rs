@@ -76,34 +76,18 @@ impl<B: LmBackend> Decoder<B> {
         device: &B::Device,
         make: &mut dyn FnMut(&LeafMap, Vec<f32>) -> Leaf<B>,
     ) -> Result<Self, ModelError> {
-        let config = read_config(dir)?;
-        if options.packed_experts && config.experts().is_none() {
-            let (expected, got) =
-                ("a model with experts, which are to stay packed".to_owned(), "one without".to_owned());
-            return Err(ModelError::ConfigUnsupported { key: "model_type".to_owned(), expected, got }.in_file(dir));
-        }
-        let weights = Weights::open(dir)?;
-        let has = |name: &str| weights.place.contains_key(name);
-        let map: Vec<(LeafMap, Stored)> = leaf_map(&config)
-            .into_iter()
-            .map(|leaf| {
-                let form = stored(&leaf, options.packed_experts, &has);
-                (leaf, form)
-            })
-            .collect();
-        weights.expect_exactly(&map)?;
-        let (mut leaves, mut packed) = (Vec::with_capacity(map.len()), Vec::new());
-        for (leaf, form) in &map {
-            match form {
-                Stored::Packed(names) if options.packed_experts => {
-                    let [blocks, scales] = weights.read_packed(leaf, names)?;
-                    let dims = [leaf.dims[0], leaf.dims[1]];
-                    packed.push(Mxfp4::from_bytes(&blocks, &scales, dims, device)?);
+        let checkpoint = Checkpoint::open(dir, options)?;
+        let (mut leaves, mut packed) = (Vec::with_capacity(checkpoint.leaves.len()), Vec::new());
+        for at in 0..checkpoint.leaves.len() {
+            let leaf = &checkpoint.leaves[at].0;
+            match checkpoint.read(at)? {
+                Numbers::Packed { blocks, scales } => {
+                    packed.push(Mxfp4::from_bytes(&blocks, &scales, [leaf.dims[0], leaf.dims[1]], device)?);
                 }
-                form => leaves.push(make(leaf, weights.read_leaf(leaf, form, options)?)),
+                Numbers::Floats(values) => leaves.push(make(leaf, values)),
             }
         }
-        Ok(Decoder::from_packed(&config, leaves, packed))
+        Ok(Decoder::from_packed(&checkpoint.config, leaves, packed))
     }
 
     /// Writes `config.json` and f32 weights into an existing folder and returns the files; the caller commits.
@@ -185,6 +169,80 @@ impl<B: LmBackend> Decoder<B> {
         }
         tensors.retain(|(name, ..)| wanted.contains(name.as_str()));
         write_tensors(path, tensors, options.float)
+    }
+}
+
+/// A model folder whose leaves are read one at a time, each checked against the architecture before anything is read.
+pub(crate) struct Checkpoint {
+    /// The architecture.
+    pub(crate) config: ModelConfig,
+    /// Every leaf and how the files have it.
+    leaves: Vec<(LeafMap, Stored)>,
+    weights: Weights,
+    options: LoadOptions,
+}
+
+/// The weights of one leaf.
+pub(crate) enum Numbers {
+    /// Row by row.
+    Floats(Vec<f32>),
+    /// In MXFP4, as the files have it: codes `[rows, in / 32, 16]`, scales `[rows, in / 32]`.
+    Packed {
+        /// The codes.
+        blocks: Vec<u8>,
+        /// The scales.
+        scales: Vec<u8>,
+    },
+}
+
+impl Checkpoint {
+    /// Opens a folder. With `packed_experts` the weights of experts must be in MXFP4 and come as they are.
+    ///
+    /// # Errors
+    /// [`ModelError`] naming the file and the key or tensor.
+    pub(crate) fn open(dir: &Path, options: LoadOptions) -> Result<Self, ModelError> {
+        let config = read_config(dir)?;
+        if options.packed_experts && config.experts().is_none() {
+            let (expected, got) =
+                ("a model with experts, which are to stay packed".to_owned(), "one without".to_owned());
+            return Err(ModelError::ConfigUnsupported { key: "model_type".to_owned(), expected, got }.in_file(dir));
+        }
+        let weights = Weights::open(dir)?;
+        let has = |name: &str| weights.place.contains_key(name);
+        let leaves: Vec<(LeafMap, Stored)> = leaf_map(&config)
+            .into_iter()
+            .map(|leaf| {
+                let form = stored(&leaf, options.packed_experts, &has);
+                (leaf, form)
+            })
+            .collect();
+        weights.expect_exactly(&leaves)?;
+        Ok(Checkpoint { config, leaves, weights, options })
+    }
+
+    /// Every leaf, in the order of [`Decoder::leaves`].
+    pub(crate) fn leaves(&self) -> impl Iterator<Item = &LeafMap> {
+        self.leaves.iter().map(|(leaf, _)| leaf)
+    }
+
+    /// From now on leaves that the files have in MXFP4 come as they are, and the others as floats.
+    pub(crate) fn keep_packed(&mut self) {
+        self.options.packed_experts = true;
+    }
+
+    /// Reads leaf number `at`.
+    ///
+    /// # Errors
+    /// [`ModelError`] naming the file and the tensor.
+    pub(crate) fn read(&self, at: usize) -> Result<Numbers, ModelError> {
+        let (leaf, form) = &self.leaves[at];
+        match form {
+            Stored::Packed(names) if self.options.packed_experts => {
+                let [blocks, scales] = self.weights.read_packed(leaf, names)?;
+                Ok(Numbers::Packed { blocks, scales })
+            }
+            form => Ok(Numbers::Floats(self.weights.read_leaf(leaf, form, self.options)?)),
+        }
     }
 }
 
