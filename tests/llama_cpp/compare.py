@@ -22,8 +22,9 @@ from transformers import AutoModelForCausalLM, GptOssConfig, GptOssForCausalLM, 
 PROGRAM = sys.argv[1]
 VOCAB = 352
 TEXT = "It's a truth universally acknowledged, that 12345 naïve men\n\n  possess a good fortune  "
-# Largest difference of a log-probability. f32 bounds rounding and summation order alone.
-BOUNDS = {"f32": 2e-4, "bf16": 0.25, "f16": 0.05, "q8_0": 0.3, "mxfp4": 2.5}
+# Mean difference of a log-probability. In f32 it is rounding and order of summation alone; elsewhere llama.cpp also rounds what it
+# multiplies the weights with, and a router may choose another expert.
+BOUNDS = {"f32": 2e-5, "f16": 0.01, "bf16": 0.06, "q8_0": 0.2, "mxfp4": 0.6}
 # Of a weight over the largest of its tensor.
 WEIGHTS = {"f32": 0, "f16": 5e-4, "bf16": 4e-3, "q8_0": 5e-3, "mxfp4": 0.26}
 
@@ -108,7 +109,7 @@ def serve(path):
 def logprobs(server, ids):
     answer = server.handle_completions({"prompt": ids, "n_predict": 1, "n_probs": VOCAB, "temperature": -1.0, "cache_prompt": False})
     found = np.full(VOCAB, np.nan)
-    for top in answer["completion_probabilities"][0]["top_logprobs"]:
+    for top in answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]:
         found[top["id"]] = top["logprob"]
     return found
 
@@ -141,11 +142,11 @@ def main():
                 got = [logprobs(server, ids) for ids in prompts]
                 with urllib.request.urlopen(urllib.request.Request(server.listening_address + "/tokenize", json.dumps({"content": TEXT, "add_special": True}).encode(), {"Content-Type": "application/json"})) as reply:
                     same_ids = json.load(reply)["tokens"] == encoded
-                apart = [np.nan_to_num(np.abs(g - w), nan=np.inf).max() for g, w in zip(got, want)]
+                apart = np.nan_to_num(np.abs(np.array(got) - np.array(want)), nan=np.inf)
                 top = sum(int(g.argmax() == w.argmax()) for g, w in zip(got, want))
-                bad = not (max(apart) <= BOUNDS[kind] and same_ids)
+                bad = not (apart.mean() <= BOUNDS[kind] and same_ids)
                 failed |= bad
-                print(f"{make.__name__} {kind}: {n} tensors, weights {worst:.1e}, ids alike {same_ids}, log-probabilities {max(apart):.1e}, same top {top}/{len(prompts)}{' MISS' if bad else ''}", flush=True)
+                print(f"{make.__name__} {kind}: {n} tensors, weights {worst:.1e}, ids alike {same_ids}, log-probabilities {apart.mean():.1e} (largest {apart.max():.1e}), same top {top}/{len(prompts)}{' MISS' if bad else ''}", flush=True)
                 if make is gpt_oss and kind == "f32":
                     print(f"{make.__name__} {kind} as it is: log-probabilities {max(np.abs(g - w).max() for g, w in zip(got, as_it_is)):.1e}")
                 del server
