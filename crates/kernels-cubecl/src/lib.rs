@@ -54,7 +54,7 @@ pub use functions::{
 };
 pub use layout::{HeadLayout, Spans};
 pub use leaf::Leaf;
-pub use mxfp4::{MXFP4_BLOCK, MXFP4_BYTES, Mxfp4, quantise_mxfp4};
+pub use mxfp4::{MXFP4_BLOCK, MXFP4_BYTES, Mxfp4, quantise_mxfp4, quantise_mxfp4_closest};
 pub use ops::adamw::{AdamW, Master, Moments, PackedMoments};
 pub use parking::Parked;
 pub use reading::Reading;

@@ -162,7 +162,11 @@ mod tests {
     fn a_file_appears_whole_or_not_at_all() {
         let base = tempfile::tempdir().unwrap();
         let out = base.path().join("deep").join("model.gguf");
-        assert_eq!(write_file(&out, |file| Ok(file.write_all(b"abc").unwrap())).unwrap(), 3);
+        let fill = |file: &mut dyn Write| {
+            file.write_all(b"abc").unwrap();
+            Ok(())
+        };
+        assert_eq!(write_file(&out, fill).unwrap(), 3);
         assert_eq!(std::fs::read(&out).unwrap(), b"abc");
         assert!(matches!(write_file(&out, |_| Ok(())), Err(ModelError::OutputExists { .. })));
         let fail = |file: &mut dyn Write| {

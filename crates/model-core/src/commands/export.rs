@@ -73,11 +73,21 @@ enum Type {
 
 /// Element types of safetensors files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Dtype {
+pub(super) enum Dtype {
     /// 16 bits, the upper half of an f32.
     Bf16,
     /// 32 bits.
     F32,
+}
+
+impl Dtype {
+    /// As the files know it.
+    pub(super) fn float(self) -> FloatType {
+        match self {
+            Dtype::Bf16 => FloatType::Bf16,
+            Dtype::F32 => FloatType::F32,
+        }
+    }
 }
 
 /// Runs the subcommand.
@@ -107,10 +117,7 @@ fn run_gguf(arguments: &Arguments, kind: Type) -> Result<()> {
 }
 
 fn run_safetensors(arguments: &Arguments) -> Result<()> {
-    let float = match arguments.dtype {
-        Dtype::Bf16 => FloatType::Bf16,
-        Dtype::F32 => FloatType::F32,
-    };
+    let float = arguments.dtype.float();
     let model = Decoder::<Cpu>::load(&arguments.model, &Default::default())?;
     ensure!(
         !arguments.packed_experts || model.config.experts().is_some(),
@@ -128,7 +135,7 @@ fn run_safetensors(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-fn copy_companions(from: &Path, to: &Path) -> Result<(), ModelError> {
+pub(super) fn copy_companions(from: &Path, to: &Path) -> Result<(), ModelError> {
     for name in COPIED {
         let path = from.join(name);
         if path.exists() {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use kernels_cubecl::{Leaf, LmBackend, Mxfp4};
+use kernels_cubecl::{Leaf, LmBackend, Mxfp4, quantise_mxfp4};
 use serde_json::{Value, json};
 
 use super::config_json::{FloatType, pretty};
@@ -150,7 +150,9 @@ impl<B: LmBackend> Decoder<B> {
             let in_mxfp4 = options.packed_experts && leaf.n_experts.is_some();
             match (packed.get(&leaf.leaf), in_mxfp4) {
                 (Some(weight), true) => bytes.push((leaf, <[_; 2]>::from(weight.to_bytes()))),
-                (None, true) => bytes.push((leaf, encode(&leaf_values(leaves[&leaf.leaf].clone()), leaf)?)),
+                (None, true) => {
+                    bytes.push((leaf, encode(&leaf_values(leaves[&leaf.leaf].clone()), leaf, quantise_mxfp4)?))
+                }
                 (Some(weight), false) => {
                     let (blocks, scales) = weight.to_bytes();
                     floats.push((leaf, decode(&blocks, &scales, leaf)?));
@@ -265,6 +267,15 @@ pub fn read_config(dir: &Path) -> Result<ModelConfig, ModelError> {
 /// [`ModelError`] naming the file.
 pub fn open_weights(dir: &Path) -> Result<Vec<TensorFile>, ModelError> {
     Ok(Weights::open(dir)?.files)
+}
+
+/// Whether a model folder has weights of experts in MXFP4.
+///
+/// # Errors
+/// [`ModelError`] naming the file and the key or tensor.
+pub fn has_packed_experts(dir: &Path) -> Result<bool, ModelError> {
+    let checkpoint = Checkpoint::open(dir, LoadOptions::default())?;
+    Ok(checkpoint.leaves.iter().any(|(_, form)| matches!(form, Stored::Packed(_))))
 }
 
 /// A tensor to be written.
