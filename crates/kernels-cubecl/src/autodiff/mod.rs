@@ -20,9 +20,9 @@ use burn::tensor::{
     backend::{AutodiffBackend, Backend},
 };
 
-use crate::{Dispatch, Fp8, HeadLayout, Leaf, LmBackend, Mxfp4, Rotation, Tracked, backend::StatsParts};
+use crate::{Dispatch, Fp8, Fp8Rows, HeadLayout, Leaf, LmBackend, Mxfp4, Rotation, Tracked, backend::StatsParts};
 use experts::{
-    CombineBackward, GatherBackward, GroupedBackward, GroupedBiasBackward, GroupedMxfp4Backward,
+    CombineBackward, GatherBackward, GroupedBackward, GroupedBiasBackward, GroupedFp8Backward, GroupedMxfp4Backward,
     GroupedMxfp4BiasBackward, LinearBiasBackward, RouteBackward, SwigluClampedBackward,
 };
 use node::open;
@@ -309,6 +309,23 @@ impl<B: LmBackend, C: CheckpointStrategy> LmBackend for Autodiff<B, C> {
                 node.close(out, || (weight, offsets, dtype))
             }
         }
+    }
+
+    fn lm_fp8_decode(matrix: &Fp8Rows<Self>, dtype: DType) -> FloatTensor<Self> {
+        constant::<B, C>(B::lm_fp8_decode(&matrix.clone().map(Tensor::inner), dtype))
+    }
+
+    fn lm_grouped_fp8(
+        x: FloatTensor<Self>,
+        weight: &Fp8Rows<Self>,
+        bias: FloatTensor<Self>,
+        offsets: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let weight = weight.clone().map(Tensor::inner);
+        let node = open!(GroupedFp8Backward, C, [x, bias]);
+        let dtype = bias.dtype();
+        let out = B::lm_grouped_fp8(x.primitive, &weight, bias.primitive, offsets.clone());
+        node.close(out, || (weight, offsets, dtype))
     }
 
     fn lm_recompute(

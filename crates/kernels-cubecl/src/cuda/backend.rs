@@ -8,12 +8,12 @@ use super::launch::dense;
 use super::{Runtime, bridge, faults, gemm, parking, snapshot};
 use crate::backend::StatsParts;
 use crate::ops::{
-    accumulate, adamw, attention, dispatch, embedding, grouped_mxfp4, linear_bias, linear_cross_entropy, linear_fp8,
-    rms_norm, rope_qkv, route, sum_squares, swiglu, swiglu_clamped,
+    accumulate, adamw, attention, dispatch, embedding, grouped_fp8, grouped_mxfp4, linear_bias, linear_cross_entropy,
+    linear_fp8, rms_norm, rope_qkv, route, sum_squares, swiglu, swiglu_clamped,
 };
 use crate::{
-    AdamW, CrossEntropyParts, Dispatch, Fp8, Fp8Gradients, Fp8Saved, HeadLayout, HostCopy, HostReserve, LmBackend,
-    Master, Moments, Mxfp4, Parked, Rotation, Tracked,
+    AdamW, CrossEntropyParts, Dispatch, Fp8, Fp8Gradients, Fp8Rows, Fp8Saved, HeadLayout, HostCopy, HostReserve,
+    LmBackend, Master, Moments, Mxfp4, Parked, Rotation, Tracked,
 };
 
 impl<F: FloatElement, I: IntElement, T: BoolElement> LmBackend for CubeBackend<Runtime, F, I, T> {
@@ -374,5 +374,26 @@ impl<F: FloatElement, I: IntElement, T: BoolElement> LmBackend for CubeBackend<R
         faults::enter("mxfp4 decode");
         let [codes, scales] = [&matrix.codes, &matrix.scales].map(|words| words.clone().into_primitive());
         grouped_mxfp4::cuda::decode(codes, scales, matrix.dims(), dtype)
+    }
+
+    fn lm_fp8_decode(matrix: &Fp8Rows<Self>, dtype: DType) -> FloatTensor<Self> {
+        faults::enter("fp8 decode");
+        let [codes, scales] = [&matrix.codes, &matrix.scales].map(|words| words.clone().into_primitive());
+        grouped_fp8::cuda::decode(codes, scales, matrix.dims(), dtype)
+    }
+
+    fn lm_grouped_fp8(
+        x: FloatTensor<Self>,
+        weight: &Fp8Rows<Self>,
+        bias: FloatTensor<Self>,
+        offsets: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let decoded = Self::lm_fp8_decode(weight, x.dtype());
+        Self::lm_grouped_linear(x, decoded, Some(bias), offsets)
+    }
+
+    fn lm_grouped_fp8_dx(dy: FloatTensor<Self>, weight: &Fp8Rows<Self>, offsets: IntTensor<Self>) -> FloatTensor<Self> {
+        let decoded = Self::lm_fp8_decode(weight, dy.dtype());
+        Self::lm_grouped_linear_dx(dy, decoded, offsets)
     }
 }

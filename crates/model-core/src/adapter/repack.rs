@@ -3,7 +3,7 @@
 //! A weight from an MXFP4 checkpoint lies on a grid of four bits. An update that is small beside the grid's steps mostly falls
 //! back onto the number it came from, so the error is also measured against the update.
 
-use kernels_cubecl::{Leaf, LmBackend, Mxfp4, quantise_mxfp4_closest};
+use kernels_cubecl::{Leaf, LmBackend, Mxfp4, Packed, quantise_mxfp4_closest};
 
 use crate::decoder::Decoder;
 use crate::error::ModelError;
@@ -54,13 +54,11 @@ impl<B: LmBackend> Decoder<B> {
             let [blocks, scales] = encode_experts(&values, map, quantise_mxfp4_closest)?;
             let before = match before {
                 ExpertWeight::Dense(weight) => leaf_values(Leaf::Matrix(weight.clone())),
-                ExpertWeight::Packed(weight) => {
-                    let (blocks, scales) = weight.to_bytes();
-                    decode_experts(&blocks, &scales, map)?
-                }
+                ExpertWeight::Packed(weight) => leaf_values(Leaf::Matrix(weight.decode())),
             };
             told.push(compare(map.leaf.clone(), &before, &values, &decode_experts(&blocks, &scales, map)?));
-            packed.push(Some(Mxfp4::from_bytes(&blocks, &scales, [map.dims[0], map.dims[1]], &device)?));
+            let matrix = Mxfp4::from_bytes(&blocks, &scales, [map.dims[0], map.dims[1]], &device)?;
+            packed.push(Some(Packed::Mxfp4(matrix)));
         }
         let layers = self.mixtures_mut().into_iter().flat_map(|(_, moe)| [&mut moe.gate_up, &mut moe.down]);
         for (layer, packed) in layers.zip(packed) {

@@ -10,7 +10,7 @@ use kernels_cubecl::{DeviceChoice, Gradients, Leaf, LmBackend, Precision, linear
 use model_core::adapter::{PeftTensor, weights_hash};
 use model_core::hf::names::leaf_values;
 use model_core::hf::tensor_file::Values;
-use model_core::hf::{FloatType, LeafMap, LoadOptions, leaf_map, split_leaf, write_tensors};
+use model_core::hf::{FloatType, LeafMap, LoadOptions, PackedExperts, leaf_map, split_leaf, write_tensors};
 use model_core::router::RouterLosses;
 use model_core::{Decoder, ModelError, NamedLeaf, Replay, Routing, Rows};
 
@@ -37,9 +37,9 @@ pub(crate) struct Arguments {
     /// Add the router's load balancing loss, weighted as the model's config.json says; only models with experts have one.
     #[arg(long)]
     router_aux_loss: bool,
-    /// Keep the weights of experts in MXFP4, as the folder must have them; they are then no parameters.
-    #[arg(long)]
-    packed_experts: bool,
+    /// Keep the weights of experts packed: in MXFP4, as the folder must have them, or with =fp8 rounded to FP8. They are then no parameters.
+    #[arg(long, value_name = "FORM", num_args = 0..=1, require_equals = true, default_value = "no", default_missing_value = "mxfp4")]
+    packed_experts: PackedExperts,
     /// auto, cpu or cuda:N.
     #[arg(long, default_value_t)]
     device: DeviceChoice,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, ensure};
 use burn::tensor::TensorData;
 use half::bf16;
-use kernels_cubecl::{DeviceChoice, Leaf, LmBackend, Mxfp4, Precision, on_device};
+use kernels_cubecl::{DeviceChoice, Leaf, LmBackend, Packed, Precision, on_device};
 use model_core::adapter::{MergeBounds, MergeReport, PeftAdapter, Repacked, merge_check, weights_hash};
 use model_core::commit::write_folder;
 use model_core::hf::folder::write_new;
@@ -75,13 +75,21 @@ struct Losses {
 
 fn run_on<B: LmBackend>(arguments: &Arguments, device: &B::Device) -> Result<()> {
     let heldout = Batch::read(&arguments.heldout)?;
-    let options = LoadOptions { packed_experts: has_packed_experts(&arguments.model)?, ..LoadOptions::default() };
+    let options =
+        LoadOptions { packed_experts: has_packed_experts(&arguments.model)?.into(), ..LoadOptions::default() };
     let base = Decoder::<B>::load_with(&arguments.model, options, device)?;
     ensure!(
         !arguments.packed_experts || base.config.experts().is_some(),
         "--packed-experts: expected a model with experts, got one without; leave the flag out"
     );
     heldout.check(&base.config)?;
+    let base_loss = loss(&base, &heldout, device);
+    ensure!(
+        base_loss.is_finite(),
+        "{}: expected rows with labelled tokens for a held-out loss, got {} for the base; give rows that the model can read",
+        arguments.heldout.display(),
+        base_loss
+    );
     let base_hash = weights_hash(&arguments.model)?;
     let mut adapted = base.clone();
     let adapter = adapted.load_peft(&arguments.adapter, &base_hash)?;
@@ -106,17 +114,11 @@ fn run_on<B: LmBackend>(arguments: &Arguments, device: &B::Device) -> Result<()>
     };
     let agrees = merge_check(&adapted, &merged, &rows, &bounds)?;
     let mut losses = Losses {
-        base: loss(&base, &heldout, device),
+        base: base_loss,
         adapter: loss(&adapted, &heldout, device),
         merged: loss(&merged, &heldout, device),
         packed: None,
     };
-    ensure!(
-        losses.base.is_finite(),
-        "{}: expected rows with labelled tokens for a held-out loss, got {} for the base; give rows that the model can read",
-        arguments.heldout.display(),
-        losses.base
-    );
     let mut packs = None;
     if arguments.packed_experts {
         let told = merged.pack_experts(&base)?;
@@ -173,7 +175,7 @@ fn rounded<B: LmBackend>(model: &Decoder<B>, device: &B::Device) -> Decoder<B> {
             let values: Vec<f32> = leaf_values(named.leaf.clone()).into_iter().map(round).collect();
             Leaf::from_data(TensorData::new(values, named.leaf.dims()), device)
         },
-        &mut Mxfp4::clone,
+        &mut Packed::clone,
     )
 }
 

@@ -294,7 +294,8 @@ fn experts_are_apart_and_gate_and_up_too() {
 fn packed_experts_pass_through_and_floats_are_rounded_once() {
     let (packed, _) = folder(&gpt_oss(), true);
     let (floats, model) = folder(&gpt_oss(), false);
-    let stored = Checkpoint::open(packed.path(), LoadOptions { packed_experts: true, ..Default::default() }).unwrap();
+    let stored =
+        Checkpoint::open(packed.path(), LoadOptions { packed_experts: true.into(), ..Default::default() }).unwrap();
     let at = stored.leaves().position(|leaf| leaf.leaf == "model.layers.0.mlp.experts.gate_up_proj").unwrap();
     let Numbers::Packed { blocks, scales } = stored.read(at).unwrap() else { panic!("packed") };
     let (d, f) = (64, 96);

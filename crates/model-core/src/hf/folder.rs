@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use kernels_cubecl::{Leaf, LmBackend, Mxfp4, quantise_mxfp4};
+use kernels_cubecl::{Fp8Rows, Leaf, LmBackend, Mxfp4, Packed, quantise_mxfp4};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::config_json::{FloatType, pretty};
@@ -33,8 +34,77 @@ const NAMES_SHOWN: usize = 5;
 pub struct LoadOptions {
     /// Accept NaN and infinities, to look at a broken checkpoint.
     pub allow_non_finite: bool,
-    /// Keep the weights of experts in MXFP4, as the checkpoint has them; they are then no parameters.
-    pub packed_experts: bool,
+    /// In which form the weights of experts stay; packed ones are no parameters.
+    pub packed_experts: PackedExperts,
+}
+
+/// In which form the weights of experts stay in memory. In a configuration: `false`, `true` or `"mxfp4"`, `"fp8"`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Written", into = "Written")]
+pub enum PackedExperts {
+    /// In the backend's float type, as parameters.
+    #[default]
+    No,
+    /// In MXFP4, which the checkpoint must have them in; nothing is rounded.
+    Mxfp4,
+    /// In FP8 by rows, rounded when they are read; what comes from MXFP4 mostly survives unchanged.
+    Fp8,
+}
+
+/// [`PackedExperts`] in a file; what could be said before FP8 is still said so.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged, expecting = "expected false, true, \"mxfp4\" or \"fp8\"")]
+enum Written {
+    Flag(bool),
+    Name(Name),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Name {
+    Mxfp4,
+    Fp8,
+}
+
+impl From<Written> for PackedExperts {
+    fn from(written: Written) -> Self {
+        match written {
+            Written::Flag(mxfp4) => mxfp4.into(),
+            Written::Name(Name::Mxfp4) => Self::Mxfp4,
+            Written::Name(Name::Fp8) => Self::Fp8,
+        }
+    }
+}
+
+impl From<bool> for PackedExperts {
+    /// Whether they stay in MXFP4.
+    fn from(mxfp4: bool) -> Self {
+        if mxfp4 { Self::Mxfp4 } else { Self::No }
+    }
+}
+
+impl From<PackedExperts> for Written {
+    fn from(packed: PackedExperts) -> Self {
+        match packed {
+            PackedExperts::No => Written::Flag(false),
+            PackedExperts::Mxfp4 => Written::Flag(true),
+            PackedExperts::Fp8 => Written::Name(Name::Fp8),
+        }
+    }
+}
+
+impl std::str::FromStr for PackedExperts {
+    type Err = ModelError;
+
+    /// As on a command line: `no`, `mxfp4` or `fp8`.
+    fn from_str(text: &str) -> Result<Self, ModelError> {
+        match text {
+            "no" => Ok(Self::No),
+            "mxfp4" => Ok(Self::Mxfp4),
+            "fp8" => Ok(Self::Fp8),
+            _ => Err(ModelError::PackedExperts { got: text.escape_debug().to_string() }),
+        }
+    }
 }
 
 /// How weights are written.
@@ -82,7 +152,12 @@ impl<B: LmBackend> Decoder<B> {
             let leaf = &checkpoint.leaves[at].0;
             match checkpoint.read(at)? {
                 Numbers::Packed { blocks, scales } => {
-                    packed.push(Mxfp4::from_bytes(&blocks, &scales, [leaf.dims[0], leaf.dims[1]], device)?);
+                    let matrix = Mxfp4::from_bytes(&blocks, &scales, [leaf.dims[0], leaf.dims[1]], device)?;
+                    packed.push(Packed::Mxfp4(matrix));
+                }
+                Numbers::Floats(values) if leaf.n_experts.is_some() && options.packed_experts == PackedExperts::Fp8 => {
+                    let matrix = Fp8Rows::quantise(&values, [leaf.dims[0], leaf.dims[1]], device)?;
+                    packed.push(Packed::Fp8(matrix));
                 }
                 Numbers::Floats(values) => leaves.push(make(leaf, values)),
             }
@@ -141,7 +216,7 @@ impl<B: LmBackend> Decoder<B> {
     ) -> Result<(), ModelError> {
         let leaves: BTreeMap<String, Leaf<B>> =
             self.leaves().into_iter().map(|named| (named.name, named.leaf)).collect();
-        let packed: BTreeMap<String, &Mxfp4<B>> = self.packed().into_iter().collect();
+        let packed: BTreeMap<String, &Packed<B>> = self.packed().into_iter().collect();
         let wanted: BTreeSet<&str> = planned.iter().map(|tensor| tensor.name.as_str()).collect();
         let used: BTreeSet<usize> = planned.iter().map(|tensor| tensor.leaf).collect();
         let mut floats = Vec::new();
@@ -149,14 +224,18 @@ impl<B: LmBackend> Decoder<B> {
         for leaf in used.into_iter().map(|i| &map[i]) {
             let in_mxfp4 = options.packed_experts && leaf.n_experts.is_some();
             match (packed.get(&leaf.leaf), in_mxfp4) {
-                (Some(weight), true) => bytes.push((leaf, <[_; 2]>::from(weight.to_bytes()))),
+                (Some(Packed::Mxfp4(weight)), true) => bytes.push((leaf, <[_; 2]>::from(weight.to_bytes()))),
+                (Some(weight), true) => {
+                    bytes.push((leaf, encode(&leaf_values(Leaf::Matrix(weight.decode())), leaf, quantise_mxfp4)?));
+                }
                 (None, true) => {
                     bytes.push((leaf, encode(&leaf_values(leaves[&leaf.leaf].clone()), leaf, quantise_mxfp4)?))
                 }
-                (Some(weight), false) => {
+                (Some(Packed::Mxfp4(weight)), false) => {
                     let (blocks, scales) = weight.to_bytes();
                     floats.push((leaf, decode(&blocks, &scales, leaf)?));
                 }
+                (Some(weight), false) => floats.push((leaf, leaf_values(Leaf::Matrix(weight.decode())))),
                 (None, false) => floats.push((leaf, leaf_values(leaves[&leaf.leaf].clone()))),
             }
         }
@@ -198,13 +277,13 @@ pub(crate) enum Numbers {
 }
 
 impl Checkpoint {
-    /// Opens a folder. With `packed_experts` the weights of experts must be in MXFP4 and come as they are.
+    /// Opens a folder. With [`PackedExperts::Mxfp4`] the weights of experts must be in it and come as they are.
     ///
     /// # Errors
     /// [`ModelError`] naming the file and the key or tensor.
     pub(crate) fn open(dir: &Path, options: LoadOptions) -> Result<Self, ModelError> {
         let config = read_config(dir)?;
-        if options.packed_experts && config.experts().is_none() {
+        if options.packed_experts != PackedExperts::No && config.experts().is_none() {
             let (expected, got) =
                 ("a model with experts, which are to stay packed".to_owned(), "one without".to_owned());
             return Err(ModelError::ConfigUnsupported { key: "model_type".to_owned(), expected, got }.in_file(dir));
@@ -214,7 +293,7 @@ impl Checkpoint {
         let leaves: Vec<(LeafMap, Stored)> = leaf_map(&config)
             .into_iter()
             .map(|leaf| {
-                let form = stored(&leaf, options.packed_experts, &has);
+                let form = stored(&leaf, options.packed_experts == PackedExperts::Mxfp4, &has);
                 (leaf, form)
             })
             .collect();
@@ -229,7 +308,7 @@ impl Checkpoint {
 
     /// From now on leaves that the files have in MXFP4 come as they are, and the others as floats.
     pub(crate) fn keep_packed(&mut self) {
-        self.options.packed_experts = true;
+        self.options.packed_experts = PackedExperts::Mxfp4;
     }
 
     /// Reads leaf number `at`.
@@ -239,7 +318,7 @@ impl Checkpoint {
     pub(crate) fn read(&self, at: usize) -> Result<Numbers, ModelError> {
         let (leaf, form) = &self.leaves[at];
         match form {
-            Stored::Packed(names) if self.options.packed_experts => {
+            Stored::Packed(names) if self.options.packed_experts == PackedExperts::Mxfp4 => {
                 let [blocks, scales] = self.weights.read_packed(leaf, names)?;
                 Ok(Numbers::Packed { blocks, scales })
             }

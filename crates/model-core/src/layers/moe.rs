@@ -7,7 +7,7 @@ use burn::backend::Autodiff;
 use burn::tensor::backend::Backend;
 use burn::tensor::{Int, Tensor};
 use kernels_cubecl::{
-    Dispatch, LmBackend, Mxfp4, combine, dispatch, gather_tokens, grouped_linear, grouped_linear_mxfp4,
+    Dispatch, LmBackend, Packed, combine, dispatch, gather_tokens, grouped_linear, grouped_linear_packed,
     linear_bias_f32, route, swiglu_clamped,
 };
 
@@ -63,8 +63,8 @@ pub struct ExpertLinear<B: Backend> {
 pub enum ExpertWeight<B: Backend> {
     /// In the backend's float type; a parameter like any other.
     Dense(Tensor<B, 2>),
-    /// As a checkpoint has them, in MXFP4, for good: they are no parameters, gradients pass them on to `x`.
-    Packed(Mxfp4<B>),
+    /// In fewer bits, for good: they are no parameters, gradients pass them on to `x`.
+    Packed(Packed<B>),
 }
 
 /// A low-rank update of every expert: `scale · (x · Aₑᵀ) · Bₑᵀ`.
@@ -139,10 +139,10 @@ impl<B: LmBackend> ExpertLinear<B> {
     /// # Shapes
     /// `x` is `[m, in]` in the order of the dispatch, the result `[m, out]`.
     pub fn forward(&self, x: Tensor<B, 2>, at: &Dispatch<B>) -> Tensor<B, 2> {
-        let bias = Some(self.bias.clone());
+        let bias = self.bias.clone();
         let y = match &self.weight {
-            ExpertWeight::Dense(weight) => grouped_linear(x.clone(), weight.clone(), bias, at),
-            ExpertWeight::Packed(weight) => grouped_linear_mxfp4(x.clone(), weight, bias, at),
+            ExpertWeight::Dense(weight) => grouped_linear(x.clone(), weight.clone(), Some(bias), at),
+            ExpertWeight::Packed(weight) => grouped_linear_packed(x.clone(), weight, bias, at),
         };
         match &self.adapter {
             Some(lora) => y + lora.forward(x, at),
@@ -159,7 +159,7 @@ impl<B: LmBackend> ExpertLinear<B> {
     }
 
     /// The weight, where it is packed.
-    pub fn packed(&self) -> Option<&Mxfp4<B>> {
+    pub fn packed(&self) -> Option<&Packed<B>> {
         match &self.weight {
             ExpertWeight::Dense(_) => None,
             ExpertWeight::Packed(weight) => Some(weight),

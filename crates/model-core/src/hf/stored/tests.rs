@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use kernels_cubecl::quantise_mxfp4;
+use kernels_cubecl::{Packed, quantise_mxfp4};
 
 use super::*;
 use crate::config::ModelConfig;
@@ -25,7 +25,7 @@ fn map(n: usize, out: usize, columns: usize) -> LeafMap {
 }
 
 fn load(dir: &Path, packed_experts: bool) -> Result<Model, ModelError> {
-    let options = LoadOptions { packed_experts, ..LoadOptions::default() };
+    let options = LoadOptions { packed_experts: packed_experts.into(), ..LoadOptions::default() };
     Model::load_with(dir, options, &Default::default())
 }
 
@@ -124,6 +124,7 @@ fn original(packed: &Model, keep_packed: bool) -> tempfile::TempDir {
             floats.push((new, shape(&name), weight.decode().into_data().into_vec().unwrap()));
             continue;
         }
+        let Packed::Mxfp4(weight) = weight else { panic!("{name} is not in MXFP4") };
         let (blocks, scales) = weight.to_bytes();
         let [of_blocks, of_scales] = packed_shapes(maps.iter().find(|map| map.leaf == name).unwrap()).unwrap();
         bytes.push((format!("{new}.blocks"), of_blocks, blocks));
