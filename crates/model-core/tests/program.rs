@@ -394,6 +394,8 @@ fn a_merge_reports_what_rounding_to_mxfp4_costs() {
     assert_eq!((&of_packed["n_updates"], &of_packed["heldout"]["tokens"]), (&24.into(), &22.into()));
     assert!(of_packed["merged"]["mean_kl"].as_f64().unwrap() <= 1e-6);
     assert_eq!(of_packed["merged_mxfp4"]["bounds"]["mean_kl"], 9.0);
+    assert_eq!(of_packed["base"]["bounds"]["mean_kl"], serde_json::Value::Null);
+    assert!(of_packed["base"]["mean_kl"].as_f64().unwrap() > 1e-3, "the adapter does something");
     let repacked = of_packed["repacked"].as_array().unwrap();
     assert_eq!(repacked.len(), 8);
     for of in repacked {

@@ -113,6 +113,7 @@ fn run_on<B: LmBackend>(arguments: &Arguments, device: &B::Device) -> Result<()>
         _ => MergeBounds::BF16,
     };
     let agrees = merge_check(&adapted, &merged, &rows, &bounds)?;
+    let without = merge_check(&adapted, &base, &rows, &MergeBounds::packed(f64::MAX))?;
     let mut losses = Losses {
         base: base_loss,
         adapter: loss(&adapted, &heldout, device),
@@ -135,6 +136,7 @@ fn run_on<B: LmBackend>(arguments: &Arguments, device: &B::Device) -> Result<()>
         "dtype": float.name(),
         "heldout": {"blake3": hash(&arguments.heldout)?, "rows": heldout.rows.rows, "tokens": agrees.n_tokens},
         "loss": {"base": losses.base, "adapter": losses.adapter, "merged": losses.merged, "merged_mxfp4": losses.packed},
+        "base": agreement(&without, &MergeBounds::packed(f64::MAX)),
         "merged": agreement(&agrees, &bounds),
         "merged_mxfp4": packs.as_ref().map(|(_, agrees, bounds)| agreement(agrees, bounds)),
         "repacked": packs.iter().flat_map(|(told, ..)| told).map(repacked).collect::<Value>(),
@@ -149,6 +151,12 @@ fn run_on<B: LmBackend>(arguments: &Arguments, device: &B::Device) -> Result<()>
         write_new(&dir.join(REPORT_FILE), format!("{report:#}\n").as_bytes())
     })?;
     tell(&arguments.out, n_updates, &losses, &agrees, packs.as_ref().map(|(_, agrees, _)| agrees));
+    if packs.is_some_and(|(_, packed, _)| packed.mean_kl >= without.mean_kl) {
+        eprintln!(
+            "warning: the base is as near to the adapter (mean KL {:.2e}) as the merged model in MXFP4, whose steps are larger than the update; keep the adapter, or merge without --packed-experts",
+            without.mean_kl
+        );
+    }
     Ok(())
 }
 
@@ -208,7 +216,7 @@ fn agreement(found: &MergeReport, bounds: &MergeBounds) -> Value {
     let bound = |x: f64| if x < f64::MAX { json!(x) } else { Value::Null };
     json!({
         "max_abs_logit": found.max_abs_logit, "mean_kl": found.mean_kl, "top1_agreement": found.top1_agreement,
-        "bounds": {"max_abs_logit": bound(bounds.max_abs_logit), "mean_kl": bounds.mean_kl, "top1_agreement": bounds.top1_agreement},
+        "bounds": {"max_abs_logit": bound(bounds.max_abs_logit), "mean_kl": bound(bounds.mean_kl), "top1_agreement": bounds.top1_agreement},
     })
 }
 
