@@ -301,8 +301,10 @@ fn experts_are_exported_in_mxfp4_and_run_packed_as_they_do_unpacked() {
     let (dense, frozen) = (run("dense", &[]), run("frozen", &["--packed-experts"]));
     let experts = |name: &&str| name.ends_with("experts.gate_up_proj") || name.ends_with("experts.down_proj");
     assert_eq!(dense.names().filter(|name| !experts(name)).collect::<Vec<_>>(), frozen.names().collect::<Vec<_>>());
+    let fp8 = run("fp8", &["--packed-experts=fp8"]);
     for name in frozen.names() {
         assert_eq!(frozen.read_f32(name).unwrap(), dense.read_f32(name).unwrap(), "{name}");
+        assert_eq!(fp8.read_f32(name).unwrap(), dense.read_f32(name).unwrap(), "{name}, in FP8");
     }
     let llama = fixture("llama");
     let message =
@@ -311,6 +313,9 @@ fn experts_are_exported_in_mxfp4_and_run_packed_as_they_do_unpacked() {
     let message =
         fails(2, &["forward", "--model", text(&model), "--input", text(&input), "--output", "/x", "--packed-experts"]);
     assert!(message.contains("gate_up_proj_blocks"), "{message}");
+    let files = ["forward", "--model", text(&model), "--input", text(&input), "--output", "/x"];
+    let message = fails(2, &[&files[..], &["--packed-experts=int4"]].concat());
+    assert!(message.contains("expected no, mxfp4 or fp8, got `int4`"), "{message}");
 }
 
 #[test]
