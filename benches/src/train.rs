@@ -10,9 +10,9 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use burn::tensor::{Distribution, ElementConversion, Int, Tensor, TensorData};
-use kernels_cubecl::{Device, DeviceChoice, Leaf, LmBackend, Mxfp4, on_device};
+use kernels_cubecl::{Device, DeviceChoice, Leaf, LmBackend, Mxfp4, Packed, on_device};
 use model_core::adapter::{ALL_LINEAR, LoraConfig};
-use model_core::hf::leaf_map;
+use model_core::hf::{PackedExperts, leaf_map};
 use model_core::{Decoder, ModelConfig, Rows};
 use serde::Serialize;
 use trainer::checkpoint::{CheckpointStore, CheckpointWriter, Checkpointer, Identity, ModelFiles};
@@ -346,7 +346,8 @@ fn blocks(option: Option<Option<usize>>) -> Blocks {
 /// The adapter of the arguments, as a plan sees it.
 fn adapter(arguments: &Arguments) -> Option<AdapterShape> {
     let shape = |rank: usize| {
-        let (rank, packed_experts) = (rank as u64, arguments.packed);
+        let rank = rank as u64;
+        let packed_experts = if arguments.packed { PackedExperts::Mxfp4 } else { PackedExperts::No };
         AdapterShape { rank, expert_rank: rank, dropout: false, packed_experts }
     };
     arguments.lora.map(shape)
@@ -428,7 +429,9 @@ fn random_packed_model<B: LmBackend>(config: &ModelConfig, packed: bool, device:
         match (&leaf.dims[..], leaf.n_experts) {
             (&[n], _) if leaf.leaf.ends_with("bias") => leaves.push(Leaf::Vector(Tensor::zeros([n], device))),
             (&[n], _) => leaves.push(Leaf::Vector(Tensor::ones([n], device))),
-            (&[rows, columns], Some(_)) if packed => experts.push(random_mxfp4(rows, columns, device)),
+            (&[rows, columns], Some(_)) if packed => {
+                experts.push(Packed::Mxfp4(random_mxfp4(rows, columns, device)));
+            }
             (&[rows, columns], _) => {
                 // As a line, so that there are no gaps between its rows, as in a model that was read.
                 let line = Tensor::<B, 1>::random([rows * columns], std, device);

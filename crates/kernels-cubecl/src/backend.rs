@@ -10,8 +10,8 @@ use burn::tensor::{DType, FloatDType, TensorData, TensorMetadata, read_sync};
 
 use crate::parking::{self, Parked};
 use crate::{
-    AdamW, Dispatch, ExpertWeight, Fp8, Fp8Gradients, Fp8Saved, HeadLayout, HostCopy, HostReserve, LoraParts, Master,
-    Moments, Mxfp4, portable,
+    AdamW, Dispatch, ExpertWeight, Fp8, Fp8Gradients, Fp8Rows, Fp8Saved, HeadLayout, HostCopy, HostReserve, LoraParts,
+    Master, Moments, Mxfp4, portable,
 };
 
 /// Direction of the rotary embedding.
@@ -488,6 +488,23 @@ pub trait LmBackend: Backend {
         offsets: IntTensor<Self>,
     ) -> FloatTensor<Self> {
         portable::grouped_sum_dx::<Self>(dy, weight, dlow_down, offsets)
+    }
+    /// The numbers of an FP8 matrix in `dtype`, `[rows, i]`.
+    fn lm_fp8_decode(matrix: &Fp8Rows<Self>, dtype: DType) -> FloatTensor<Self> {
+        portable::fp8_decode::<Self>(matrix, dtype)
+    }
+    /// [`LmBackend::lm_grouped_linear`] with a weight in FP8.
+    fn lm_grouped_fp8(
+        x: FloatTensor<Self>,
+        weight: &Fp8Rows<Self>,
+        bias: FloatTensor<Self>,
+        offsets: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
+        portable::grouped_fp8::<Self>(x, weight, bias, offsets)
+    }
+    /// [`LmBackend::lm_grouped_linear_dx`] with a weight in FP8.
+    fn lm_grouped_fp8_dx(dy: FloatTensor<Self>, weight: &Fp8Rows<Self>, offsets: IntTensor<Self>) -> FloatTensor<Self> {
+        portable::grouped_fp8_dx::<Self>(dy, weight, offsets)
     }
     /// Runs `f` so that an autodiff backend keeps none of its activations; see [`crate::recompute`].
     fn lm_recompute(

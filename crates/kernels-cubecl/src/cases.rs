@@ -236,7 +236,7 @@ pub fn numbers<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> Vec<f32> {
 }
 
 /// Names of the ops, as their folders are called.
-pub const OPS: [&str; 19] = [
+pub const OPS: [&str; 20] = [
     "linear",
     "rms_norm",
     "rope_qkv",
@@ -255,6 +255,7 @@ pub const OPS: [&str; 19] = [
     "grouped_linear",
     "grouped_mxfp4",
     "grouped_lora",
+    "grouped_fp8",
     "swiglu_clamped",
 ];
 
@@ -280,6 +281,7 @@ pub fn run_op<B: LmBackend>(op: usize, device: &B::Device) -> Vec<Check> {
         ops::grouped_linear::cases::run::<B>,
         ops::grouped_mxfp4::cases::run::<B>,
         ops::grouped_linear::lora::run::<B>,
+        ops::grouped_fp8::cases::run::<B>,
         ops::swiglu_clamped::cases::run::<B>,
     ];
     each[op](device)

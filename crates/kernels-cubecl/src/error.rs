@@ -81,6 +81,16 @@ pub enum KernelError {
         /// Bytes of scales.
         scales: usize,
     },
+    /// Numbers that are no FP8 matrix of these dimensions.
+    #[error(
+        "FP8 matrix {dims:?}: {got} numbers; it needs as many as rows times width, a multiple of 4; keep these weights in another format"
+    )]
+    Fp8Rows {
+        /// Rows and width in numbers.
+        dims: [usize; 2],
+        /// How many numbers there are.
+        got: usize,
+    },
     /// Numbers that do not fill whole blocks.
     #[error("quantise to MXFP4: {got} numbers are no whole blocks of 32; pad the rows")]
     Mxfp4Length {
@@ -97,7 +107,8 @@ impl KernelError {
             | Self::UnknownPrecision(_)
             | Self::Target { .. }
             | Self::Mxfp4 { .. }
-            | Self::Mxfp4Length { .. } => 2,
+            | Self::Mxfp4Length { .. }
+            | Self::Fp8Rows { .. } => 2,
             Self::NoCuda(_)
             | Self::NoBf16
             | Self::TwoPrecisions(_)

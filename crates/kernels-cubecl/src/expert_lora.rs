@@ -6,15 +6,15 @@ use burn::tensor::{Tensor, backend::Backend};
 
 use crate::experts::check_grouped;
 use crate::functions::{unwrap, wrap};
-use crate::{Dispatch, LmBackend, Mxfp4};
+use crate::{Dispatch, LmBackend, Packed};
 
 /// Where the weights of experts are, `[e·o, i]`.
 #[derive(Clone, Debug)]
 pub enum ExpertWeight<B: Backend> {
     /// In the backend's float type; a parameter like any other.
     Dense(Tensor<B, 2>),
-    /// As a checkpoint has them, in MXFP4, for good: they are no parameters, gradients pass them on to `x`.
-    Packed(Mxfp4<B>),
+    /// In fewer bits, for good: they are no parameters, gradients pass them on to `x`.
+    Packed(Packed<B>),
 }
 
 impl<B: Backend> ExpertWeight<B> {
@@ -34,7 +34,8 @@ impl<B: Backend> ExpertWeight<B> {
     ) -> ExpertWeight<C> {
         match self {
             Self::Dense(weight) => ExpertWeight::Dense(float(weight)),
-            Self::Packed(weight) => ExpertWeight::Packed(weight.map(int)),
+            Self::Packed(Packed::Mxfp4(weight)) => ExpertWeight::Packed(Packed::Mxfp4(weight.map(int))),
+            Self::Packed(Packed::Fp8(weight)) => ExpertWeight::Packed(Packed::Fp8(weight.map(int))),
         }
     }
 }

@@ -3,7 +3,7 @@
 use burn::tensor::{Int, Tensor, backend::Backend};
 
 use crate::functions::{unwrap, wrap};
-use crate::{LmBackend, Mxfp4};
+use crate::{LmBackend, Mxfp4, Packed};
 
 /// Which experts a router chose, and with which weights.
 #[derive(Clone, Debug)]
@@ -111,6 +111,26 @@ pub fn grouped_linear_mxfp4<B: LmBackend>(
     check_grouped("grouped_linear_mxfp4", &x, weight.dims(), bias.as_ref(), dispatch);
     let offsets = dispatch.offsets.clone().into_primitive();
     wrap(B::lm_grouped_mxfp4(unwrap(x), weight, bias.map(unwrap), offsets))
+}
+
+/// [`grouped_linear`] with a frozen weight in whichever format; gradients flow to `x` and `bias` only.
+///
+/// # Shapes
+/// `x [m, i]`, `weight` of the dimensions `[e·o, i]`, `bias [e·o]`, result `[m, o]`.
+pub fn grouped_linear_packed<B: LmBackend>(
+    x: Tensor<B, 2>,
+    weight: &Packed<B>,
+    bias: Tensor<B, 1>,
+    dispatch: &Dispatch<B>,
+) -> Tensor<B, 2> {
+    match weight {
+        Packed::Mxfp4(weight) => grouped_linear_mxfp4(x, weight, Some(bias), dispatch),
+        Packed::Fp8(weight) => {
+            check_grouped("grouped_linear in FP8", &x, weight.dims(), Some(&bias), dispatch);
+            let offsets = dispatch.offsets.clone().into_primitive();
+            wrap(B::lm_grouped_fp8(unwrap(x), weight, unwrap(bias), offsets))
+        }
+    }
 }
 
 pub(crate) fn check_grouped<B: Backend>(

@@ -28,6 +28,7 @@ mod leaf;
 mod matrix;
 mod mxfp4;
 pub mod ops;
+mod packed;
 mod parking;
 mod portable;
 mod reading;
@@ -45,7 +46,8 @@ pub use device::{Cpu, Device, DeviceChoice, DeviceMemory, Precision, keep_exact_
 pub use error::KernelError;
 pub use expert_lora::{ExpertLora, ExpertWeight, LoraParts, grouped_lora};
 pub use experts::{
-    Dispatch, Routed, combine, dispatch, gather_tokens, grouped_linear, grouped_linear_mxfp4, route, swiglu_clamped,
+    Dispatch, Routed, combine, dispatch, gather_tokens, grouped_linear, grouped_linear_mxfp4, grouped_linear_packed,
+    route, swiglu_clamped,
 };
 pub use fp8::{Fp8, Fp8Gradients, Fp8Saved};
 pub use functions::{
@@ -56,8 +58,9 @@ pub use functions::{
 };
 pub use layout::{HeadLayout, Spans};
 pub use leaf::Leaf;
-pub use mxfp4::{MXFP4_BLOCK, MXFP4_BYTES, Mxfp4, quantise_mxfp4};
+pub use mxfp4::{MXFP4_BLOCK, MXFP4_BYTES, Mxfp4, quantise_mxfp4, quantise_mxfp4_closest};
 pub use ops::adamw::{AdamW, Master, Moments, PackedMoments};
+pub use packed::{Fp8Rows, Packed};
 pub use parking::Parked;
 pub use reading::Reading;
 pub use snapshot::{HostCopy, HostReserve, Piece};

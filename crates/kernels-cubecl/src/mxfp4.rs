@@ -163,6 +163,33 @@ fn bytes<B: Backend>(words: Tensor<B, 2, Int>) -> Vec<u8> {
 /// # Errors
 /// [`KernelError::Mxfp4Length`] when the numbers are no whole blocks.
 pub fn quantise_mxfp4(values: &[f32]) -> Result<(Vec<u8>, Vec<u8>), KernelError> {
+    quantise(values, scale_of)
+}
+
+/// As [`quantise_mxfp4`], but a block has half the scale where its numbers come closer so, the largest ones cut off at 6.
+///
+/// For numbers that were in MXFP4 and moved a little: where the largest moves beyond 6, the published rule doubles the scale and
+/// with it every step of the block.
+///
+/// # Errors
+/// [`KernelError::Mxfp4Length`] when the numbers are no whole blocks.
+pub fn quantise_mxfp4_closest(values: &[f32]) -> Result<(Vec<u8>, Vec<u8>), KernelError> {
+    quantise(values, |block| {
+        let (scale, inverse) = scale_of(block);
+        if matches!(scale, 0 | 1 | u8::MAX) {
+            return (scale, inverse);
+        }
+        let half = (scale - 1, 2.0 * inverse);
+        if squared_error(block, half) < squared_error(block, (scale, inverse)) { half } else { (scale, inverse) }
+    })
+}
+
+fn squared_error(block: &[f32], (scale, inverse): (u8, f32)) -> f64 {
+    let factor = power(scale);
+    block.iter().map(|x| f64::from(TABLE[encode(x * inverse) as usize] * factor - x).powi(2)).sum()
+}
+
+fn quantise(values: &[f32], scale_of: impl Fn(&[f32]) -> (u8, f32)) -> Result<(Vec<u8>, Vec<u8>), KernelError> {
     if !values.len().is_multiple_of(MXFP4_BLOCK) {
         return Err(KernelError::Mxfp4Length { got: values.len() });
     }
@@ -271,6 +298,41 @@ mod tests {
         let (blocks, scales) = quantise_mxfp4(&numbers).unwrap();
         let again = decoded(&blocks, &scales, [dims[0], dims[1]]);
         assert_eq!(bits(&again), bits(&numbers), "rounding again changes no number");
+    }
+
+    #[test]
+    fn the_closest_scale_is_never_worse_and_keeps_what_moved_a_little() {
+        let fixture = fixture("mxfp4_quant.safetensors");
+        let (dims, w) = &fixture["w"];
+        let dims = [dims[0], dims[1]];
+        let error = |want: &[f32], (blocks, scales): (Vec<u8>, Vec<u8>), dims| -> f64 {
+            let got = decoded(&blocks, &scales, dims);
+            got.iter().zip(want).map(|(g, w)| f64::from(g - w).powi(2)).sum()
+        };
+        let finite: Vec<f32> = floats(w);
+        let rule = error(&finite, quantise_mxfp4(&finite).unwrap(), dims);
+        let closest = error(&finite, quantise_mxfp4_closest(&finite).unwrap(), dims);
+        assert!(closest <= rule && rule > 0.0, "{closest:e} {rule:e}");
+        let (blocks, scales) = quantise_mxfp4(&finite).unwrap();
+        let numbers = decoded(&blocks, &scales, dims);
+        assert_eq!(
+            error(&numbers, quantise_mxfp4_closest(&numbers).unwrap(), dims),
+            0.0,
+            "rounding again changes nothing"
+        );
+        let mut moved: Vec<f32> = TABLE.iter().chain(&TABLE).copied().collect();
+        moved[7] = 6.01;
+        assert_eq!(quantise_mxfp4(&moved).unwrap().1, [128]);
+        let (blocks, scales) = quantise_mxfp4_closest(&moved).unwrap();
+        assert_eq!(scales, [127]);
+        moved[7] = 6.0;
+        assert_eq!(decoded(&blocks, &scales, [1, MXFP4_BLOCK]), moved);
+        for edge in [0.0, f32::from_bits(60), f32::INFINITY] {
+            let block = [edge; MXFP4_BLOCK];
+            assert_eq!(quantise_mxfp4_closest(&block), quantise_mxfp4(&block), "{edge:e}");
+        }
+        let (blocks, scales) = quantise_mxfp4_closest(&[f32::MAX; MXFP4_BLOCK]).unwrap();
+        assert_eq!(decoded(&blocks, &scales, [1, MXFP4_BLOCK])[0], 6.0 * 2f32.powi(125), "an infinity is never closer");
     }
 
     #[test]

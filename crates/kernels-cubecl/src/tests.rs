@@ -32,7 +32,7 @@ fn portable_bodies_match_the_references() {
 }
 
 /// Ops with cases.
-const N_OPS: usize = 19;
+const N_OPS: usize = 20;
 
 fn tensor<const D: usize>(seed: u64, dims: [usize; D]) -> Tensor<Cpu, D> {
     let values = Fill::Typical.values(seed, dims.iter().product());

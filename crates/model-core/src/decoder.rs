@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use burn::backend::Autodiff;
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
-use kernels_cubecl::{Fp8, Leaf, LmBackend, Mxfp4, Shelf, embedding, recompute};
+use kernels_cubecl::{Fp8, Leaf, LmBackend, Packed, Shelf, embedding, recompute};
 
 use crate::config::ModelConfig;
 use crate::layers::block::Flow;
@@ -131,7 +131,7 @@ impl<B: LmBackend> Decoder<B> {
     pub fn map_backend<C: LmBackend>(
         &self,
         f: &mut dyn FnMut(&NamedLeaf<B>) -> Leaf<C>,
-        packed: &mut dyn FnMut(&Mxfp4<B>) -> Mxfp4<C>,
+        packed: &mut dyn FnMut(&Packed<B>) -> Packed<C>,
     ) -> Decoder<C> {
         let packed = self.packed().into_iter().map(|(_, weight)| packed(weight)).collect();
         self.rebuild(self.leaves().iter().map(f).collect(), packed)
@@ -139,7 +139,8 @@ impl<B: LmBackend> Decoder<B> {
 
     /// The same model under automatic differentiation, tracking the trainable leaves and the FP8 histories.
     pub fn to_autodiff(&self) -> Decoder<Autodiff<B>> {
-        let mut model = self.map_backend(&mut |named| named.leaf.to_autodiff(named.trainable), &mut Mxfp4::to_autodiff);
+        let mut model =
+            self.map_backend(&mut |named| named.leaf.to_autodiff(named.trainable), &mut Packed::to_autodiff);
         let tracked = |history: &Tensor<B, 2>| Tensor::from_inner(history.clone()).require_grad();
         for ((_, linear), (_, before)) in model.linears_mut().into_iter().zip(self.linears()) {
             linear.history = before.history.as_ref().map(tracked);
@@ -159,7 +160,7 @@ impl<B: LmBackend> Decoder<B> {
     ///
     /// # Panics
     /// When the number or the ranks of the leaves are not those of `config`.
-    pub fn from_packed(config: &ModelConfig, leaves: Vec<Leaf<B>>, packed: Vec<Mxfp4<B>>) -> Self {
+    pub fn from_packed(config: &ModelConfig, leaves: Vec<Leaf<B>>, packed: Vec<Packed<B>>) -> Self {
         let mut leaves = LeafReader::new(leaves).with_packed(packed);
         let embedding = leaves.matrix();
         let blocks = (0..config.n_layers).map(|layer| Block::from_leaves(config, layer, &mut leaves)).collect();
@@ -197,7 +198,7 @@ impl<B: LmBackend> Decoder<B> {
     }
 
     /// The weights of experts that are packed, under the names that they would have as leaves.
-    pub fn packed(&self) -> Vec<(String, &Mxfp4<B>)> {
+    pub fn packed(&self) -> Vec<(String, &Packed<B>)> {
         let mut out = Vec::new();
         for (prefix, moe) in self.mixtures() {
             for experts in [&moe.gate_up, &moe.down] {
@@ -237,7 +238,7 @@ impl<B: LmBackend> Decoder<B> {
             || self.mixtures().iter().any(|(_, moe)| of_experts(moe))
     }
 
-    fn rebuild<C: LmBackend>(&self, leaves: Vec<Leaf<C>>, packed: Vec<Mxfp4<C>>) -> Decoder<C> {
+    fn rebuild<C: LmBackend>(&self, leaves: Vec<Leaf<C>>, packed: Vec<Packed<C>>) -> Decoder<C> {
         let mut leaves = LeafReader::new(leaves).with_packed(packed);
         let embedding = leaves.matrix();
         let blocks = self.blocks.iter().map(|block| block.rebuild(&mut leaves)).collect();

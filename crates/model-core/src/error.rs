@@ -517,6 +517,22 @@ pub enum ModelError {
         /// How many positions were compared.
         n_tokens: usize,
     },
+    /// A form in which weights of experts do not stay.
+    #[error("packed experts: expected no, mxfp4 or fp8, got `{got}`; correct the option")]
+    PackedExperts {
+        /// What was given, control characters escaped.
+        got: String,
+    },
+    /// A model that a GGUF file cannot say, or numbers that its type cannot hold.
+    #[error("GGUF: {what}: expected {expected}, got {got}; choose another --type, or export to safetensors")]
+    Gguf {
+        /// Which part.
+        what: &'static str,
+        /// What can be written.
+        expected: String,
+        /// What the model has.
+        got: String,
+    },
     /// A quantised weight whose parts do not fit together.
     #[error(
         "{path}: quantised tensor `{tensor}`: expected {expected}, got {got}; export the model again",

@@ -2,7 +2,7 @@
 
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
-use kernels_cubecl::{Leaf, Mxfp4};
+use kernels_cubecl::{Leaf, Packed};
 
 /// One parameter with the facts that training needs about it.
 #[derive(Clone, Debug)]
@@ -37,7 +37,7 @@ impl<B: Backend> NamedLeaf<B> {
 /// Hands out leaves in order while a model is put together.
 pub struct LeafReader<B: Backend> {
     leaves: std::vec::IntoIter<Leaf<B>>,
-    packed: std::vec::IntoIter<Mxfp4<B>>,
+    packed: std::vec::IntoIter<Packed<B>>,
     n_taken: usize,
 }
 
@@ -48,12 +48,12 @@ impl<B: Backend> LeafReader<B> {
     }
 
     /// The same with experts' weights that are packed and therefore no leaves, in their order.
-    pub fn with_packed(self, packed: Vec<Mxfp4<B>>) -> Self {
+    pub fn with_packed(self, packed: Vec<Packed<B>>) -> Self {
         LeafReader { packed: packed.into_iter(), ..self }
     }
 
     /// The next packed weight; `None` when the experts of this model are leaves.
-    pub fn packed(&mut self) -> Option<Mxfp4<B>> {
+    pub fn packed(&mut self) -> Option<Packed<B>> {
         self.packed.next()
     }
 

@@ -11,6 +11,7 @@ pub mod config;
 pub mod decoder;
 pub mod error;
 pub mod generate;
+pub mod gguf;
 pub mod harmony;
 pub mod hf;
 pub mod init;

@@ -13,6 +13,7 @@ use crate::error::ModelError;
 mod file;
 
 use file::{AddedToken, TokenizerFile};
+pub(crate) use file::{Split, known_split};
 
 /// Largest `tokenizer.json` that is read.
 const MAX_FILE_BYTES: u64 = 256 << 20;

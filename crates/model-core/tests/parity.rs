@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use burn::backend::Autodiff;
 use burn::tensor::{Int, Tensor, TensorData};
-use kernels_cubecl::{Cpu, Leaf, Mxfp4, linear, linear_cross_entropy};
+use kernels_cubecl::{Cpu, Leaf, Packed, linear, linear_cross_entropy};
 use model_core::hf::names::leaf_values;
 use model_core::hf::{TensorFile, leaf_map, split_leaf};
 use model_core::router::RouterLosses;
@@ -308,7 +308,7 @@ fn neither_threads_nor_recomputation_change_a_bit() {
 fn a_frozen_leaf_is_not_tracked() {
     let model = load("llama");
     let mut only_norms = |named: &NamedLeaf<Cpu>| named.leaf.to_autodiff(named.name.contains("norm"));
-    let frozen = model.map_backend::<Tracked>(&mut only_norms, &mut Mxfp4::to_autodiff);
+    let frozen = model.map_backend::<Tracked>(&mut only_norms, &mut Packed::to_autodiff);
     let hidden = frozen.hidden(&Case::open("llama", "plain").rows.to_input(&model.config, &Default::default()), true);
     let grads = hidden.sum().backward();
     for named in frozen.leaves() {

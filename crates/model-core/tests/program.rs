@@ -301,8 +301,10 @@ fn experts_are_exported_in_mxfp4_and_run_packed_as_they_do_unpacked() {
     let (dense, frozen) = (run("dense", &[]), run("frozen", &["--packed-experts"]));
     let experts = |name: &&str| name.ends_with("experts.gate_up_proj") || name.ends_with("experts.down_proj");
     assert_eq!(dense.names().filter(|name| !experts(name)).collect::<Vec<_>>(), frozen.names().collect::<Vec<_>>());
+    let fp8 = run("fp8", &["--packed-experts=fp8"]);
     for name in frozen.names() {
         assert_eq!(frozen.read_f32(name).unwrap(), dense.read_f32(name).unwrap(), "{name}");
+        assert_eq!(fp8.read_f32(name).unwrap(), dense.read_f32(name).unwrap(), "{name}, in FP8");
     }
     let llama = fixture("llama");
     let message =
@@ -311,6 +313,146 @@ fn experts_are_exported_in_mxfp4_and_run_packed_as_they_do_unpacked() {
     let message =
         fails(2, &["forward", "--model", text(&model), "--input", text(&input), "--output", "/x", "--packed-experts"]);
     assert!(message.contains("gate_up_proj_blocks"), "{message}");
+    let files = ["forward", "--model", text(&model), "--input", text(&input), "--output", "/x"];
+    let message = fails(2, &[&files[..], &["--packed-experts=int4"]].concat());
+    assert!(message.contains("expected no, mxfp4 or fp8, got `int4`"), "{message}");
+}
+
+#[test]
+fn export_writes_gguf_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let (tokenizer, model) = (tokenizer(dir.path()), dir.path().join("m"));
+    succeeds(&["init", "--depth", "1", "--tokenizer", text(&tokenizer), "--out", text(&model)]);
+    let out = dir.path().join("made").join("m.gguf");
+    let export = ["export", "--model", text(&model), "--out", text(&out), "--format", "gguf"];
+    let told = succeeds(&[&export[..], &["--type", "q8_0"]].concat());
+    assert!(told.contains("11 tensors"), "{told}");
+    assert_eq!(&std::fs::read(&out).unwrap()[..8], b"GGUF\x03\0\0\0");
+    assert_eq!(names(out.parent().unwrap()), ["m.gguf"]);
+    assert!(fails(2, &[&export[..], &["--type", "q8_0"]].concat()).contains("already exists"));
+    assert!(fails(2, &export).contains("expected --type"));
+    assert!(fails(2, &[&export[..], &["--type", "f16", "--dtype", "f32"]].concat()).contains("cannot be used with"));
+    assert!(fails(2, &[&export[..5], &["--type", "f16"]].concat()).contains("expected --format gguf"));
+}
+
+/// The held-out rows of the merges: the case of peft's adapter on GPT-OSS, with and without labels.
+fn heldout(dir: &Path, labelled: bool) -> PathBuf {
+    let case = TensorFile::open(&fixture("gptoss_lora").join("case.safetensors")).unwrap();
+    let ids = case.read_i64("in.input_ids").unwrap();
+    let path = dir.join(format!("heldout-{labelled}"));
+    let mut tensors = vec![("in.input_ids".to_owned(), vec![2, 11], Values::Int(&ids))];
+    tensors.extend(labelled.then(|| ("in.labels".to_owned(), vec![2, 11], Values::Int(&ids))));
+    write_tensors(&path, tensors, FloatType::F32).unwrap();
+    path
+}
+
+/// A copy of peft's adapter on GPT-OSS, recording `base`.
+fn adapter(dir: &Path, base: &str) -> PathBuf {
+    let out = dir.join("adapter");
+    std::fs::create_dir(&out).unwrap();
+    for name in ["adapter_config.json", "adapter_model.safetensors"] {
+        std::fs::copy(fixture("gptoss_lora").join(name), out.join(name)).unwrap();
+    }
+    let lineage = serde_json::json!({"version": 1, "base_weights_hash": base});
+    std::fs::write(out.join("firebrick.json"), lineage.to_string()).unwrap();
+    out
+}
+
+fn out_loss(model: &Path, more: &[&str], input: &Path, dir: &Path) -> f64 {
+    let out = dir.join("loss");
+    let files = ["forward", "--model", text(model), "--input", text(input), "--output", text(&out)];
+    succeeds(&[&files[..], more].concat());
+    f64::from(TensorFile::open(&out).unwrap().read_f32("out.loss").unwrap()[0])
+}
+
+#[test]
+fn a_merge_reports_what_rounding_to_mxfp4_costs() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = dir.path().join("base");
+    let export =
+        ["export", "--model", text(&fixture("gptoss")), "--out", text(&base), "--dtype", "f32"].map(str::to_owned);
+    let export: Vec<&str> = export.iter().map(String::as_str).chain(["--packed-experts"]).collect();
+    succeeds(&export);
+    let adapter = adapter(dir.path(), &model_core::adapter::weights_hash(&base).unwrap());
+    let heldout = heldout(dir.path(), true);
+    let merge = |out: &Path, more: &[&str]| {
+        let files = ["merge", "--model", text(&base), "--adapter", text(&adapter), "--heldout", text(&heldout)];
+        succeeds(&[&files[..], &["--dtype", "f32", "--out", text(out)], more].concat());
+        let report = std::fs::read(out.join("merge.json")).unwrap();
+        serde_json::from_slice::<serde_json::Value>(&report).unwrap()
+    };
+    let (whole, packed) = (dir.path().join("whole"), dir.path().join("packed"));
+    let (of_whole, of_packed) = (merge(&whole, &[]), merge(&packed, &["--packed-experts", "--max-packed-kl", "9"]));
+    let near = |a: f64, b: f64| assert!((a - b).abs() <= 1e-5, "{a} {b}");
+    let loss = |report: &serde_json::Value, of: &str| report["loss"][of].as_f64().unwrap();
+    near(loss(&of_whole, "base"), out_loss(&base, &[], &heldout, dir.path()));
+    near(loss(&of_whole, "adapter"), out_loss(&base, &["--adapter", text(&adapter)], &heldout, dir.path()));
+    near(loss(&of_whole, "merged"), out_loss(&whole, &[], &heldout, dir.path()));
+    near(loss(&of_whole, "merged"), loss(&of_whole, "adapter"));
+    near(loss(&of_packed, "merged_mxfp4"), out_loss(&packed, &["--packed-experts"], &heldout, dir.path()));
+    assert!((loss(&of_packed, "merged_mxfp4") - loss(&of_packed, "merged")).abs() > 1e-4, "four bits cost something");
+    assert_eq!(
+        (&of_whole["loss"]["merged_mxfp4"], &of_whole["repacked"]),
+        (&serde_json::Value::Null, &serde_json::json!([]))
+    );
+    // Attention of four blocks has four updates each, experts two.
+    assert_eq!((&of_packed["n_updates"], &of_packed["heldout"]["tokens"]), (&24.into(), &22.into()));
+    assert!(of_packed["merged"]["mean_kl"].as_f64().unwrap() <= 1e-6);
+    assert_eq!(of_packed["merged_mxfp4"]["bounds"]["mean_kl"], 9.0);
+    assert_eq!(of_packed["base"]["bounds"]["mean_kl"], serde_json::Value::Null);
+    assert!(of_packed["base"]["mean_kl"].as_f64().unwrap() > 1e-3, "the adapter does something");
+    let repacked = of_packed["repacked"].as_array().unwrap();
+    assert_eq!(repacked.len(), 8);
+    for of in repacked {
+        let number = |key: &str| of[key].as_f64().unwrap();
+        assert!(number("relative_error") > 0.01 && number("relative_error") < 0.2, "{of}");
+        near(number("error_over_update"), number("relative_error") / number("relative_update"));
+        assert!(number("update_kept") > 0.5 && number("update_kept") < 1.5, "{of}");
+    }
+    assert_eq!(of_packed["weights_hash"], model_core::adapter::weights_hash(&packed).unwrap());
+}
+
+#[test]
+fn s27_a_merge_that_does_not_fit_its_base_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = fixture("gptoss");
+    let heldout = heldout(dir.path(), false);
+    let (adapter, out) = (adapter(dir.path(), "of another base"), dir.path().join("m"));
+    let refused = |code: i32, more: &[&str], says: &str| {
+        let files = ["merge", "--model", text(&model), "--heldout", text(&heldout), "--out", text(&out)];
+        let message = fails(code, &[&files[..], &["--adapter", text(&adapter)], more].concat());
+        assert!(message.contains(says), "{message}");
+        assert_eq!(names(dir.path()), ["adapter", "heldout-false"], "{says}");
+    };
+    refused(2, &[], "of another base");
+    refused(2, &["--unrecorded-base"], "of another base");
+    std::fs::remove_file(adapter.join("firebrick.json")).unwrap();
+    refused(2, &[], "--unrecorded-base");
+    refused(1, &["--unrecorded-base", "--packed-experts", "--max-packed-kl", "1e-9"], "mean KL divergence");
+    let silent = tempfile::tempdir().unwrap();
+    let silent_rows = batch(silent.path(), &[("in.input_ids", &[5, 6, 7]), ("in.labels", &[5, -100, -100])]);
+    let files = ["merge", "--model", text(&model), "--heldout", text(&silent_rows), "--out", text(&out)];
+    let message = fails(2, &[&files[..], &["--adapter", text(&adapter), "--unrecorded-base"]].concat());
+    assert!(message.contains("labelled tokens"), "{message}");
+    let weights = TensorFile::open(&adapter.join("adapter_model.safetensors")).unwrap();
+    let read = |name: &str| (name.to_owned(), weights.shape(name).unwrap().to_vec(), weights.read_f32(name).unwrap());
+    let all: Vec<_> = weights.names().map(read).collect();
+    let write = |tensors: &[(String, Vec<usize>, Vec<f32>)]| {
+        let path = adapter.join("adapter_model.safetensors");
+        std::fs::remove_file(&path).unwrap();
+        let tensors = tensors.iter().map(|(name, shape, x)| (name.clone(), shape.clone(), Values::Float(x))).collect();
+        write_tensors(&path, tensors, FloatType::F32).unwrap();
+    };
+    write(&all[1..]);
+    refused(2, &["--unrecorded-base"], "1 are missing");
+    let mut wrong = all.clone();
+    wrong[0].1.swap(0, 1);
+    write(&wrong);
+    refused(2, &["--unrecorded-base"], "expected shape");
+    write(&all);
+    let files = ["merge", "--model", text(&model), "--heldout", text(&heldout), "--out", text(&out)];
+    let told = succeeds(&[&files[..], &["--adapter", text(&adapter), "--unrecorded-base"]].concat());
+    assert!(told.contains("24 updates merged"), "{told}");
 }
 
 /// A byte-level tokenizer without merges: 256 bytes, then the special tokens of ChatML.

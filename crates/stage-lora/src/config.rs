@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use model_core::LoraConfig;
+use model_core::hf::PackedExperts;
 use serde::{Deserialize, Serialize};
 use trainer::config::{is_default, require};
 use trainer::lineage::EntryGate;
@@ -41,9 +42,9 @@ pub struct LoraStageConfig {
     pub merge_max_diff: f64,
     /// Weight of the squared log-sum-exp.
     pub z_loss: f32,
-    /// Whether the weights of experts stay in MXFP4, as the model folder has them.
+    /// In which form the weights of experts stay: `true` or `"mxfp4"` as the model folder has them, `"fp8"` rounded.
     #[serde(default, skip_serializing_if = "is_default")]
-    pub packed_experts: bool,
+    pub packed_experts: PackedExperts,
     /// Weights of the routers' losses, for models with experts.
     #[serde(default, skip_serializing_if = "is_default")]
     pub router: RouterWeights,

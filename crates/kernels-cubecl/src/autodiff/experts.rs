@@ -10,7 +10,7 @@ use burn::tensor::{DType, FloatDType, TensorMetadata};
 use super::ops::{linear_gradients, step};
 use super::replay::Saved;
 use super::sums;
-use crate::{Dispatch, ExpertWeight, LmBackend, LoraParts, Mxfp4, Tracked, portable};
+use crate::{Dispatch, ExpertWeight, Fp8Rows, LmBackend, LoraParts, Mxfp4, Tracked, portable};
 
 step!(
     /// `x` is saved when the weight is tracked, the weight when `x` is; the gradient comes in the type of the result.
@@ -163,6 +163,18 @@ step!(
             if let Some(node) = x_node {
                 grads.register::<B>(node.id, B::lm_grouped_sum_dx(dy, &weight, [dlow, lora.a], offsets));
             }
+        }
+    }
+);
+
+step!(
+    /// Frozen experts in FP8, with biases.
+    GroupedFp8Backward, 2, (Fp8Rows<B>, IntTensor<B>, DType), |grads, dy, (weight, offsets, dtype), [x_node, b_node]| {
+        if let Some(node) = b_node {
+            sums::register::<B>(grads, node.id, B::lm_grouped_bias_grad(dy.clone(), offsets.clone(), dtype));
+        }
+        if let Some(node) = x_node {
+            grads.register::<B>(node.id, B::lm_grouped_fp8_dx(dy, &weight, offsets));
         }
     }
 );

@@ -22,12 +22,13 @@ use burn::tensor::{
 
 use crate::functions::unwrap;
 use crate::{
-    Dispatch, ExpertWeight, Fp8, HeadLayout, Leaf, LmBackend, LoraParts, Mxfp4, Rotation, Tracked, backend::StatsParts,
-    portable,
+    Dispatch, ExpertWeight, Fp8, Fp8Rows, HeadLayout, Leaf, LmBackend, LoraParts, Mxfp4, Rotation, Tracked,
+    backend::StatsParts, portable,
 };
 use experts::{
-    CombineBackward, GatherBackward, GroupedBackward, GroupedBiasBackward, GroupedLoraBackward, GroupedMxfp4Backward,
-    GroupedMxfp4BiasBackward, LinearBiasBackward, LoraState, RouteBackward, SwigluClampedBackward,
+    CombineBackward, GatherBackward, GroupedBackward, GroupedBiasBackward, GroupedFp8Backward, GroupedLoraBackward,
+    GroupedMxfp4Backward, GroupedMxfp4BiasBackward, LinearBiasBackward, LoraState, RouteBackward,
+    SwigluClampedBackward,
 };
 use node::open;
 use ops::{
@@ -348,6 +349,23 @@ impl<B: LmBackend, C: CheckpointStrategy> LmBackend for Autodiff<B, C> {
             let (x, low) = (a_tracked.then_some(x), b_tracked.then_some(low));
             LoraState { x, low, weight, lora, offsets }
         })
+    }
+
+    fn lm_fp8_decode(matrix: &Fp8Rows<Self>, dtype: DType) -> FloatTensor<Self> {
+        constant::<B, C>(B::lm_fp8_decode(&matrix.clone().map(Tensor::inner), dtype))
+    }
+
+    fn lm_grouped_fp8(
+        x: FloatTensor<Self>,
+        weight: &Fp8Rows<Self>,
+        bias: FloatTensor<Self>,
+        offsets: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let weight = weight.clone().map(Tensor::inner);
+        let node = open!(GroupedFp8Backward, C, [x, bias]);
+        let dtype = bias.dtype();
+        let out = B::lm_grouped_fp8(x.primitive, &weight, bias.primitive, offsets.clone());
+        node.close(out, || (weight, offsets, dtype))
     }
 
     fn lm_recompute(

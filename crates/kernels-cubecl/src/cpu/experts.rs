@@ -10,8 +10,8 @@ use burn_flex::FlexTensor;
 use super::dense::{Dense, int_tensor, tensor, whole_numbers};
 use super::{fast, with_last};
 use crate::ops::grouped_linear::cpu::groups;
-use crate::ops::{dispatch, grouped_linear, grouped_mxfp4, linear, linear_bias, route, swiglu_clamped};
-use crate::{Dispatch, Mxfp4, Tracked, portable};
+use crate::ops::{dispatch, grouped_fp8, grouped_linear, grouped_mxfp4, linear, linear_bias, route, swiglu_clamped};
+use crate::{Dispatch, Fp8Rows, Mxfp4, Tracked, portable};
 
 /// The sum of a fast path in the element type that was asked for.
 fn narrowed(sums: FlexTensor, dtype: DType) -> FlexTensor {
@@ -227,6 +227,20 @@ pub(super) fn mxfp4_decode(matrix: &Mxfp4<Flex>, dtype: DType) -> FlexTensor {
     let [rows, i] = matrix.dims();
     let mut out = vec![0.0; rows * i];
     Packed::new(matrix).words().decode(0, &mut out);
+    tensor(out, Shape::new([rows, i]))
+}
+
+pub(super) fn fp8_decode(matrix: &Fp8Rows<Flex>, dtype: DType) -> FlexTensor {
+    if dtype != DType::F32 {
+        return portable::fp8_decode::<Flex>(matrix, dtype);
+    }
+    let [rows, i] = matrix.dims();
+    let mut out = vec![0.0; rows * i];
+    if !out.is_empty() {
+        let [codes, scales] =
+            [&matrix.codes, &matrix.scales].map(|words| whole_numbers(&words.clone().into_primitive()));
+        grouped_fp8::cpu::decode(&codes, &scales, i, &mut out);
+    }
     tensor(out, Shape::new([rows, i]))
 }
 

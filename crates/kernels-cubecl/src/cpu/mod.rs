@@ -12,8 +12,8 @@ use burn_flex::FlexTensor;
 
 use crate::ops;
 use crate::{
-    AdamW, CrossEntropyParts, Dispatch, HeadLayout, Leaf, LmBackend, Master, Moments, Mxfp4, Rotation, StatsParts,
-    Tracked, portable,
+    AdamW, CrossEntropyParts, Dispatch, Fp8Rows, HeadLayout, Leaf, LmBackend, Master, Moments, Mxfp4, Rotation,
+    StatsParts, Tracked, portable,
 };
 use dense::{Dense, int_tensor, tensor, whole_numbers};
 use operands::{Head, Rows, SpanValues};
@@ -507,6 +507,13 @@ impl LmBackend for Flex {
         match fast(&[&dy]) {
             true => experts::grouped_bias_grad(dy, &offsets, dtype),
             false => portable::grouped_bias_grad::<Self>(dy, offsets, dtype),
+        }
+    }
+
+    fn lm_fp8_decode(matrix: &Fp8Rows<Self>, dtype: DType) -> FlexTensor {
+        match fast(&[]) {
+            true => experts::fp8_decode(matrix, dtype),
+            false => portable::fp8_decode::<Self>(matrix, dtype),
         }
     }
 

@@ -5,25 +5,45 @@ use burn::tensor::{DType, Tensor, TensorData, TensorMetadata, read_sync};
 use burn_cubecl::{BoolElement, CubeBackend, FloatElement, IntElement};
 
 use super::launch::dense;
-use super::{Runtime, bridge, faults, gemm, parking, snapshot};
+use super::{Buffer, Runtime, bridge, faults, gemm, parking, snapshot};
 use crate::backend::StatsParts;
 use crate::functions::unwrap;
-use crate::ops::grouped_linear::cuda::{Rows, Weights};
+use crate::ops::grouped_linear::cuda::{Rows, Weight, Weights};
 use crate::ops::{
-    accumulate, adamw, attention, dispatch, embedding, grouped_mxfp4, linear_bias, linear_cross_entropy, linear_fp8,
-    rms_norm, rope_qkv, route, sum_squares, swiglu, swiglu_clamped,
+    accumulate, adamw, attention, dispatch, embedding, grouped_fp8, grouped_mxfp4, linear_bias, linear_cross_entropy,
+    linear_fp8, rms_norm, rope_qkv, route, sum_squares, swiglu, swiglu_clamped,
 };
 use crate::{
-    AdamW, CrossEntropyParts, Dispatch, ExpertWeight, Fp8, Fp8Gradients, Fp8Saved, HeadLayout, HostCopy, HostReserve,
-    LmBackend, Master, Moments, Mxfp4, Parked, Rotation, Tracked, portable,
+    AdamW, CrossEntropyParts, Dispatch, ExpertWeight, Fp8, Fp8Gradients, Fp8Rows, Fp8Saved, HeadLayout, HostCopy,
+    HostReserve, LmBackend, Master, Moments, Mxfp4, Packed, Parked, Rotation, Tracked, portable,
 };
 
-/// The weight in this type, decoded where it is packed and the type is that of the kernels for whole weights.
-fn whole_weight<B: LmBackend>(weight: &ExpertWeight<B>, dtype: DType) -> Option<FloatTensor<B>> {
+/// The product, where the kernels are for it.
+fn fast(rows: Rows<'_>, op: &'static str) -> Option<Buffer> {
+    rows.fit().then(|| rows.product(op))
+}
+
+/// Calls `work` with the weight of experts, packed or not.
+fn with_weight<B: LmBackend<FloatTensorPrimitive = Buffer>, T>(
+    weight: &ExpertWeight<B>,
+    work: impl FnOnce(Weight<'_>) -> T,
+) -> T {
     match weight {
-        ExpertWeight::Dense(weight) => Some(unwrap(weight.clone())),
-        ExpertWeight::Packed(weight) => (dtype == DType::BF16).then(|| B::lm_mxfp4_decode(weight, dtype)),
+        ExpertWeight::Dense(weight) => work(Weight::Whole(unwrap(weight.clone()))),
+        ExpertWeight::Packed(packed) => with_packed(packed, work),
     }
+}
+
+/// As [`with_weight`].
+fn with_packed<B: LmBackend<FloatTensorPrimitive = Buffer>, T>(
+    packed: &Packed<B>,
+    work: impl FnOnce(Weight<'_>) -> T,
+) -> T {
+    let decode = |at, n| match packed {
+        Packed::Mxfp4(weight) => B::lm_mxfp4_decode(&weight.rows(at, n), DType::BF16),
+        Packed::Fp8(weight) => B::lm_fp8_decode(&weight.rows(at, n), DType::BF16),
+    };
+    work(Weight::Parts { dims: packed.dims(), decode: &decode })
 }
 
 impl<F: FloatElement, I: IntElement, T: BoolElement> LmBackend for CubeBackend<Runtime, F, I, T> {
@@ -382,10 +402,10 @@ impl<F: FloatElement, I: IntElement, T: BoolElement> LmBackend for CubeBackend<R
         offsets: IntTensor<Self>,
     ) -> FloatTensor<Self> {
         faults::enter("grouped_linear");
-        let rows = Rows { x, weight, turned: false, bias, low_rank: None, offsets };
+        let rows = Rows { x, weight: Weight::Whole(weight.clone()), turned: false, bias, low_rank: None, offsets };
         match rows.fit() {
             true => rows.product("grouped_linear"),
-            false => portable::grouped_linear::<Self>(rows.x, rows.weight, rows.bias, rows.offsets),
+            false => portable::grouped_linear::<Self>(rows.x, weight, rows.bias, rows.offsets),
         }
     }
 
@@ -395,10 +415,11 @@ impl<F: FloatElement, I: IntElement, T: BoolElement> LmBackend for CubeBackend<R
         offsets: IntTensor<Self>,
     ) -> FloatTensor<Self> {
         faults::enter("grouped_linear backward by x");
-        let rows = Rows { x: dy, weight, turned: true, bias: None, low_rank: None, offsets };
+        let whole = Weight::Whole(weight.clone());
+        let rows = Rows { x: dy, weight: whole, turned: true, bias: None, low_rank: None, offsets };
         match rows.fit() {
             true => rows.product("grouped_linear backward by x"),
-            false => portable::grouped_linear_dx::<Self>(rows.x, rows.weight, rows.offsets),
+            false => portable::grouped_linear_dx::<Self>(rows.x, weight, rows.offsets),
         }
     }
 
@@ -433,24 +454,56 @@ impl<F: FloatElement, I: IntElement, T: BoolElement> LmBackend for CubeBackend<R
         }
     }
 
-    /// The whole weight is decoded for the product.
     fn lm_grouped_mxfp4(
         x: FloatTensor<Self>,
         weight: &Mxfp4<Self>,
         bias: Option<FloatTensor<Self>>,
         offsets: IntTensor<Self>,
     ) -> FloatTensor<Self> {
-        match x.dtype {
-            DType::BF16 => Self::lm_grouped_linear(x, Self::lm_mxfp4_decode(weight, DType::BF16), bias, offsets),
-            _ => portable::grouped_mxfp4::<Self>(x, weight, bias, offsets),
-        }
+        faults::enter("grouped_linear in MXFP4");
+        let packed = Packed::Mxfp4(weight.clone());
+        let fast = with_packed(&packed, |weight| {
+            let (x, bias, offsets) = (x.clone(), bias.clone(), offsets.clone());
+            fast(Rows { x, weight, turned: false, bias, low_rank: None, offsets }, "grouped_linear in MXFP4")
+        });
+        fast.unwrap_or_else(|| portable::grouped_mxfp4::<Self>(x, weight, bias, offsets))
     }
 
     fn lm_grouped_mxfp4_dx(dy: FloatTensor<Self>, weight: &Mxfp4<Self>, offsets: IntTensor<Self>) -> FloatTensor<Self> {
-        match dy.dtype {
-            DType::BF16 => Self::lm_grouped_linear_dx(dy, Self::lm_mxfp4_decode(weight, DType::BF16), offsets),
-            _ => portable::grouped_mxfp4_dx::<Self>(dy, weight, offsets),
-        }
+        faults::enter("grouped_linear in MXFP4 backward by x");
+        let packed = Packed::Mxfp4(weight.clone());
+        let fast = with_packed(&packed, |weight| {
+            let (x, offsets) = (dy.clone(), offsets.clone());
+            let rows = Rows { x, weight, turned: true, bias: None, low_rank: None, offsets };
+            fast(rows, "grouped_linear in MXFP4 backward by x")
+        });
+        fast.unwrap_or_else(|| portable::grouped_mxfp4_dx::<Self>(dy, weight, offsets))
+    }
+
+    fn lm_grouped_fp8(
+        x: FloatTensor<Self>,
+        weight: &Fp8Rows<Self>,
+        bias: FloatTensor<Self>,
+        offsets: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
+        faults::enter("grouped_linear in FP8");
+        let packed = Packed::Fp8(weight.clone());
+        let fast = with_packed(&packed, |weight| {
+            let (x, bias, offsets) = (x.clone(), Some(bias.clone()), offsets.clone());
+            fast(Rows { x, weight, turned: false, bias, low_rank: None, offsets }, "grouped_linear in FP8")
+        });
+        fast.unwrap_or_else(|| portable::grouped_fp8::<Self>(x, weight, bias, offsets))
+    }
+
+    fn lm_grouped_fp8_dx(dy: FloatTensor<Self>, weight: &Fp8Rows<Self>, offsets: IntTensor<Self>) -> FloatTensor<Self> {
+        faults::enter("grouped_linear in FP8 backward by x");
+        let packed = Packed::Fp8(weight.clone());
+        let fast = with_packed(&packed, |weight| {
+            let (x, offsets) = (dy.clone(), offsets.clone());
+            let rows = Rows { x, weight, turned: true, bias: None, low_rank: None, offsets };
+            fast(rows, "grouped_linear in FP8 backward by x")
+        });
+        fast.unwrap_or_else(|| portable::grouped_fp8_dx::<Self>(dy, weight, offsets))
     }
 
     fn lm_grouped_sum(
@@ -461,14 +514,11 @@ impl<F: FloatElement, I: IntElement, T: BoolElement> LmBackend for CubeBackend<R
         offsets: IntTensor<Self>,
     ) -> FloatTensor<Self> {
         faults::enter("grouped_lora");
-        if let Some(whole) = whole_weight::<Self>(weight, x.dtype) {
-            let (x, bias, offsets) = (x.clone(), bias.clone(), offsets.clone());
-            let rows = Rows { x, weight: whole, turned: false, bias, low_rank: Some(low_up.clone()), offsets };
-            if rows.fit() {
-                return rows.product("grouped_lora");
-            }
-        }
-        portable::grouped_sum::<Self>(x, weight, bias, low_up, offsets)
+        let fast = with_weight(weight, |weight| {
+            let (x, bias, low_rank, offsets) = (x.clone(), bias.clone(), Some(low_up.clone()), offsets.clone());
+            fast(Rows { x, weight, turned: false, bias, low_rank, offsets }, "grouped_lora")
+        });
+        fast.unwrap_or_else(|| portable::grouped_sum::<Self>(x, weight, bias, low_up, offsets))
     }
 
     fn lm_grouped_sum_dx(
@@ -478,14 +528,11 @@ impl<F: FloatElement, I: IntElement, T: BoolElement> LmBackend for CubeBackend<R
         offsets: IntTensor<Self>,
     ) -> FloatTensor<Self> {
         faults::enter("grouped_lora backward by x");
-        if let Some(whole) = whole_weight::<Self>(weight, dy.dtype) {
-            let (x, offsets) = (dy.clone(), offsets.clone());
-            let rows = Rows { x, weight: whole, turned: true, bias: None, low_rank: Some(dlow_down.clone()), offsets };
-            if rows.fit() {
-                return rows.product("grouped_lora backward by x");
-            }
-        }
-        portable::grouped_sum_dx::<Self>(dy, weight, dlow_down, offsets)
+        let fast = with_weight(weight, |weight| {
+            let (x, low_rank, offsets) = (dy.clone(), Some(dlow_down.clone()), offsets.clone());
+            fast(Rows { x, weight, turned: true, bias: None, low_rank, offsets }, "grouped_lora backward by x")
+        });
+        fast.unwrap_or_else(|| portable::grouped_sum_dx::<Self>(dy, weight, dlow_down, offsets))
     }
 
     fn lm_grouped_bias_grad(dy: FloatTensor<Self>, offsets: IntTensor<Self>, dtype: DType) -> FloatTensor<Self> {
@@ -497,5 +544,11 @@ impl<F: FloatElement, I: IntElement, T: BoolElement> LmBackend for CubeBackend<R
         faults::enter("mxfp4 decode");
         let [codes, scales] = [&matrix.codes, &matrix.scales].map(|words| words.clone().into_primitive());
         grouped_mxfp4::cuda::decode(codes, scales, matrix.dims(), dtype)
+    }
+
+    fn lm_fp8_decode(matrix: &Fp8Rows<Self>, dtype: DType) -> FloatTensor<Self> {
+        faults::enter("fp8 decode");
+        let [codes, scales] = [&matrix.codes, &matrix.scales].map(|words| words.clone().into_primitive());
+        grouped_fp8::cuda::decode(codes, scales, matrix.dims(), dtype)
     }
 }

@@ -6,6 +6,7 @@ pub mod adamw;
 pub mod attention;
 pub mod dispatch;
 pub mod embedding;
+pub mod grouped_fp8;
 pub mod grouped_linear;
 pub mod grouped_mxfp4;
 pub mod linear;

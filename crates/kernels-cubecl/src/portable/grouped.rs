@@ -13,7 +13,8 @@ use burn::tensor::{
 use super::{down, ints, zeros};
 use crate::functions::unwrap;
 use crate::mxfp4::{self, CODES, SCALES, TABLE};
-use crate::{ExpertWeight, LmBackend, MXFP4_BLOCK, Mxfp4};
+use crate::packed::{self, FP8_CODES};
+use crate::{ExpertWeight, Fp8Rows, LmBackend, MXFP4_BLOCK, Mxfp4, Packed};
 
 /// Sorted rows of each expert, on the host.
 fn groups<B: Backend>(offsets: IntTensor<B>) -> Vec<Range<usize>> {
@@ -199,7 +200,14 @@ pub(crate) fn grouped_sum<B: LmBackend>(
 ) -> FloatTensor<B> {
     let y = match weight {
         ExpertWeight::Dense(weight) => B::lm_grouped_linear(x, unwrap(weight.clone()), bias, offsets.clone()),
-        ExpertWeight::Packed(weight) => B::lm_grouped_mxfp4(x, weight, bias, offsets.clone()),
+        ExpertWeight::Packed(Packed::Mxfp4(weight)) => B::lm_grouped_mxfp4(x, weight, bias, offsets.clone()),
+        ExpertWeight::Packed(Packed::Fp8(weight)) => match bias {
+            Some(bias) => B::lm_grouped_fp8(x, weight, bias, offsets.clone()),
+            None => {
+                let dtype = x.dtype();
+                B::lm_grouped_linear(x, B::lm_fp8_decode(weight, dtype), None, offsets.clone())
+            }
+        },
     };
     sum::<B>(y, B::lm_grouped_linear(low, up, None, offsets))
 }
@@ -213,7 +221,49 @@ pub(crate) fn grouped_sum_dx<B: LmBackend>(
 ) -> FloatTensor<B> {
     let dx = match weight {
         ExpertWeight::Dense(weight) => B::lm_grouped_linear_dx(dy, unwrap(weight.clone()), offsets.clone()),
-        ExpertWeight::Packed(weight) => B::lm_grouped_mxfp4_dx(dy, weight, offsets.clone()),
+        ExpertWeight::Packed(Packed::Mxfp4(weight)) => B::lm_grouped_mxfp4_dx(dy, weight, offsets.clone()),
+        ExpertWeight::Packed(Packed::Fp8(weight)) => B::lm_grouped_fp8_dx(dy, weight, offsets.clone()),
     };
     sum::<B>(dx, B::lm_grouped_linear_dx(dlow, down, offsets))
+}
+
+/// Portable FP8 decoder: codes and scales are looked up in tables.
+pub(crate) fn fp8_decode<B: Backend>(matrix: &Fp8Rows<B>, dtype: DType) -> FloatTensor<B> {
+    let ([rows, i], device) = (matrix.dims(), matrix.codes.device());
+    let shape = Shape::new([rows, i]);
+    if rows * i == 0 {
+        return zeros::<B>(dtype, shape, &device);
+    }
+    let looked_up = |values: Vec<f32>, at: Tensor<B, 1, Int>| {
+        let n = values.len();
+        Tensor::<B, 1>::from_data(TensorData::new(values, [n]), (&device, DType::F32)).select(0, at)
+    };
+    let numbers = looked_up((0..=u8::MAX).map(packed::number).collect(), unpacked(&matrix.codes, FP8_CODES));
+    let factors = looked_up((0..255).map(packed::factor).collect(), matrix.scales.clone().reshape([rows]));
+    down(numbers.reshape([rows, i]) * factors.reshape([rows, 1]), dtype, shape)
+}
+
+/// Portable linear layer per expert in FP8: one expert is decoded at a time.
+pub(crate) fn grouped_fp8<B: LmBackend>(
+    x: FloatTensor<B>,
+    weight: &Fp8Rows<B>,
+    bias: FloatTensor<B>,
+    offsets: IntTensor<B>,
+) -> FloatTensor<B> {
+    let o = weight.dims()[0] / (offsets.shape()[0] - 1);
+    let dtype = x.dtype();
+    per_rows::<B>(&x, offsets, o, |e, x| {
+        B::lm_linear_bias(x, B::lm_fp8_decode(&weight.rows(e * o, o), dtype), part::<B, 1>(&bias, e * o, o))
+    })
+}
+
+/// Portable gradient of the rows in FP8.
+pub(crate) fn grouped_fp8_dx<B: LmBackend>(
+    dy: FloatTensor<B>,
+    weight: &Fp8Rows<B>,
+    offsets: IntTensor<B>,
+) -> FloatTensor<B> {
+    let [rows, i] = weight.dims();
+    let (o, dtype) = (rows / (offsets.shape()[0] - 1), dy.dtype());
+    per_rows::<B>(&dy, offsets, i, |e, dy| B::lm_linear_dx(dy, B::lm_fp8_decode(&weight.rows(e * o, o), dtype)))
 }

@@ -49,7 +49,7 @@ fn layer() -> Block<Graph> {
     let (blocks, scales) = quantise_mxfp4(&numbers(frozen)).expect("whole blocks");
     let frozen = Mxfp4::<Graph>::from_bytes(&blocks, &scales, [E * 2 * INNER, WIDTH], &Default::default());
     let frozen = frozen.expect("the lengths fit");
-    let weight = ExpertWeight::Packed(frozen.clone());
+    let weight = ExpertWeight::Packed(Packed::Mxfp4(frozen.clone()));
     let padding = Tensor::<Cpu, 1, Int>::from_data([0, 77], &Default::default());
     Arc::new(move |x: Tensor<Graph, 3>, leaves: Vec<Leaf<Graph>>| {
         let mut leaves = leaves.into_iter();

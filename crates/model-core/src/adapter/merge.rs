@@ -30,6 +30,11 @@ impl MergeBounds {
     /// differences says little: the divergence decides. It is wide enough for rounding, too narrow for a wrong factor or a
     /// missing update.
     pub const BF16: Self = Self { max_abs_logit: 2.0, mean_kl: 2e-3, top1_agreement: 0.9 };
+
+    /// For experts that were rounded to MXFP4 again: the divergence alone, which the caller says how much of to bear.
+    pub fn packed(mean_kl: f64) -> Self {
+        Self { max_abs_logit: f64::MAX, mean_kl, top1_agreement: 0.0 }
+    }
 }
 
 /// What the comparison of a merged model with the model with its adapter found.

@@ -18,12 +18,14 @@ mod liveness;
 mod merge;
 mod peft;
 mod peft_tensor;
+mod repack;
 mod weights_hash;
 
 pub use liveness::{GradientNorms, check_liveness};
 pub use merge::{MergeBounds, MergeReport, merge_check};
 pub use peft::PeftAdapter;
 pub use peft_tensor::PeftTensor;
+pub use repack::Repacked;
 pub use weights_hash::weights_hash;
 
 /// Target that stands for every projection of the blocks, those of experts included. In a file of peft it stands for the

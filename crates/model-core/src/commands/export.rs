@@ -1,12 +1,13 @@
-//! `model-core export`: the same model in another element type or shard size, read back and compared before it counts.
+//! `model-core export`: the same model in another element type, shard size or format, read back and compared before it counts.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use half::bf16;
 use kernels_cubecl::{Cpu, Leaf, MXFP4_BLOCK, Mxfp4, quantise_mxfp4};
 use model_core::commit::write_folder;
+use model_core::gguf::{GgufOptions, GgufType, export_gguf};
 use model_core::hf::folder::{read_limited, write_new};
 use model_core::hf::names::leaf_values;
 use model_core::hf::{FloatType, SaveOptions, generation_config, leaf_map};
@@ -25,13 +26,19 @@ pub(crate) struct Arguments {
     /// Model folder to read.
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
-    /// Folder to make.
-    #[arg(long, value_name = "DIR")]
+    /// Folder to make, or file for GGUF.
+    #[arg(long, value_name = "PATH")]
     out: PathBuf,
-    /// Element type of the weights.
-    #[arg(long, value_enum, default_value_t = Dtype::Bf16)]
+    /// What to write.
+    #[arg(long, value_enum, default_value_t = Format::Safetensors)]
+    format: Format,
+    /// Element type of the weights in safetensors.
+    #[arg(long, value_enum, default_value_t = Dtype::Bf16, conflicts_with = "kind")]
     dtype: Dtype,
-    /// Write the weights of experts in MXFP4.
+    /// Element type of the matrices in GGUF; mxfp4 has experts in MXFP4 and the rest in q8_0.
+    #[arg(long = "type", value_enum)]
+    kind: Option<Type>,
+    /// Write the weights of experts in MXFP4; those that are in it already stay as they are.
     #[arg(long)]
     packed_experts: bool,
     /// Bytes of tensors per weights file.
@@ -39,21 +46,78 @@ pub(crate) struct Arguments {
     max_shard_bytes: u64,
 }
 
-/// Element types that can be written.
+/// Formats that can be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Dtype {
+enum Format {
+    /// A folder as transformers reads it.
+    Safetensors,
+    /// One file as llama.cpp reads it.
+    Gguf,
+}
+
+/// Element types of GGUF files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Type {
+    /// 32 bits.
+    F32,
+    /// IEEE half precision.
+    F16,
+    /// 16 bits, the upper half of an f32.
+    Bf16,
+    /// 8 bits in blocks of 32.
+    #[value(name = "q8_0")]
+    Q8_0,
+    /// Experts in MXFP4, everything else in q8_0.
+    Mxfp4,
+}
+
+/// Element types of safetensors files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Dtype {
     /// 16 bits, the upper half of an f32.
     Bf16,
     /// 32 bits.
     F32,
 }
 
+impl Dtype {
+    /// As the files know it.
+    pub(super) fn float(self) -> FloatType {
+        match self {
+            Dtype::Bf16 => FloatType::Bf16,
+            Dtype::F32 => FloatType::F32,
+        }
+    }
+}
+
 /// Runs the subcommand.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let float = match arguments.dtype {
-        Dtype::Bf16 => FloatType::Bf16,
-        Dtype::F32 => FloatType::F32,
+    match (arguments.format, arguments.kind) {
+        (Format::Safetensors, None) => run_safetensors(arguments),
+        (Format::Gguf, Some(kind)) => run_gguf(arguments, kind),
+        (Format::Safetensors, Some(_)) => {
+            bail!("--type: expected --format gguf beside it, got safetensors; use --dtype there")
+        }
+        (Format::Gguf, None) => bail!("--format gguf: expected --type, got none; choose f32, f16, bf16, q8_0 or mxfp4"),
+    }
+}
+
+fn run_gguf(arguments: &Arguments, kind: Type) -> Result<()> {
+    let kind = match kind {
+        Type::F32 => GgufType::F32,
+        Type::F16 => GgufType::F16,
+        Type::Bf16 => GgufType::Bf16,
+        Type::Q8_0 => GgufType::Q8_0,
+        Type::Mxfp4 => GgufType::Mxfp4,
     };
+    let options = GgufOptions { kind, packed_experts: arguments.packed_experts };
+    let made = export_gguf(&arguments.model, &arguments.out, options)?;
+    println!("{}: {} tensors, {} bytes", arguments.out.display(), made.n_tensors, made.bytes);
+    Ok(())
+}
+
+fn run_safetensors(arguments: &Arguments) -> Result<()> {
+    let float = arguments.dtype.float();
     let model = Decoder::<Cpu>::load(&arguments.model, &Default::default())?;
     ensure!(
         !arguments.packed_experts || model.config.experts().is_some(),
@@ -71,7 +135,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-fn copy_companions(from: &Path, to: &Path) -> Result<(), ModelError> {
+pub(super) fn copy_companions(from: &Path, to: &Path) -> Result<(), ModelError> {
     for name in COPIED {
         let path = from.join(name);
         if path.exists() {

@@ -3,19 +3,18 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use burn::backend::Autodiff;
-use burn::tensor::{Int, Tensor, TensorData};
-use kernels_cubecl::{DeviceChoice, Gradients, Leaf, LmBackend, Precision, linear, linear_cross_entropy, on_device};
+use burn::tensor::Tensor;
+use kernels_cubecl::{DeviceChoice, Gradients, Leaf, LmBackend, Precision, linear, on_device};
 use model_core::adapter::{PeftTensor, weights_hash};
 use model_core::hf::names::leaf_values;
 use model_core::hf::tensor_file::Values;
-use model_core::hf::{FloatType, LeafMap, LoadOptions, TensorFile, leaf_map, split_leaf, write_tensors};
+use model_core::hf::{FloatType, LeafMap, LoadOptions, PackedExperts, leaf_map, split_leaf, write_tensors};
 use model_core::router::RouterLosses;
 use model_core::{Decoder, ModelError, NamedLeaf, Replay, Routing, Rows};
 
-/// Label of a token that is not trained.
-const IGNORED: i64 = -100;
+use super::batch::{Batch, loss_sum};
 
 /// Arguments of `forward`.
 #[derive(clap::Args)]
@@ -38,21 +37,15 @@ pub(crate) struct Arguments {
     /// Add the router's load balancing loss, weighted as the model's config.json says; only models with experts have one.
     #[arg(long)]
     router_aux_loss: bool,
-    /// Keep the weights of experts in MXFP4, as the folder must have them; they are then no parameters.
-    #[arg(long)]
-    packed_experts: bool,
+    /// Keep the weights of experts packed: in MXFP4, as the folder must have them, or with =fp8 rounded to FP8. They are then no parameters.
+    #[arg(long, value_name = "FORM", num_args = 0..=1, require_equals = true, default_value = "no", default_missing_value = "mxfp4")]
+    packed_experts: PackedExperts,
     /// auto, cpu or cuda:N.
     #[arg(long, default_value_t)]
     device: DeviceChoice,
     /// f32 or bf16; bf16 needs a CUDA device.
     #[arg(long, default_value_t = Precision::F32)]
     precision: Precision,
-}
-
-/// A batch as the input file gives it.
-struct Batch {
-    rows: Rows,
-    labels: Option<Vec<i64>>,
 }
 
 /// Named tensors to be written.
@@ -64,7 +57,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 }
 
 fn run_on<B: LmBackend>(arguments: &Arguments, device: &B::Device) -> Result<()> {
-    let batch = read_batch(arguments)?;
+    let batch = Batch::read(&arguments.input)?;
     ensure!(
         batch.labels.is_some() || !arguments.grads,
         "--grads: expected in.labels in {}, got none; add labels or leave the flag out",
@@ -79,8 +72,7 @@ fn run_on<B: LmBackend>(arguments: &Arguments, device: &B::Device) -> Result<()>
     if let Some(adapter) = &arguments.adapter {
         model.load_peft(adapter, &weights_hash(&arguments.model)?)?;
     }
-    batch.rows.check_vocab(&model.config)?;
-    check_labels(&batch, &model)?;
+    batch.check(&model.config)?;
     let coefficient = model.config.experts().filter(|_| arguments.router_aux_loss).map_or(0.0, |e| e.balance_coef);
     let outputs = match arguments.grads {
         true => with_grads(&model, &batch, coefficient, device),
@@ -95,7 +87,7 @@ fn without_grads<B: LmBackend>(model: &Decoder<B>, batch: &Batch, coefficient: f
     let balance = balance(&routed, &batch.rows, device);
     outputs.extend(balance.clone().map(|balance| ("out.aux_loss".to_owned(), vec![], floats(balance))));
     if let Some(labels) = &batch.labels {
-        let loss = loss(hidden, model.head(), &batch.rows, labels, device);
+        let loss = mean_loss(hidden, model.head(), &batch.rows, labels, device);
         let loss = with_balance(loss, balance, coefficient);
         outputs.push(("out.loss".to_owned(), vec![], floats(loss)));
     }
@@ -107,7 +99,7 @@ fn with_grads<B: LmBackend>(model: &Decoder<B>, batch: &Batch, coefficient: f32,
     let (hidden, routed) = tracked.hidden_routed(&batch.rows.to_input(&model.config, device), &Replay::default());
     let mut outputs = vec![logits(hidden.clone().inner(), model.head())];
     let labels = batch.labels.as_deref().unwrap_or_default();
-    let loss = loss(hidden, tracked.head(), &batch.rows, labels, device);
+    let loss = mean_loss(hidden, tracked.head(), &batch.rows, labels, device);
     let balance = balance(&routed, &batch.rows, device);
     outputs.extend(balance.clone().map(|balance| ("out.aux_loss".to_owned(), vec![], floats(balance.inner()))));
     let loss = with_balance(loss, balance, coefficient);
@@ -164,66 +156,16 @@ fn logits<B: LmBackend>(hidden: Tensor<B, 3>, head: Tensor<B, 2>) -> (String, Ve
     ("out.logits".to_owned(), logits.dims().to_vec(), floats(logits))
 }
 
-/// Mean over the labelled tokens; a token predicts the label after it. Zero when nothing is labelled.
-fn loss<B: LmBackend>(
+/// Mean over the labelled tokens; zero when nothing is labelled.
+fn mean_loss<B: LmBackend>(
     hidden: Tensor<B, 3>,
     head: Tensor<B, 2>,
     rows: &Rows,
     labels: &[i64],
     device: &B::Device,
 ) -> Tensor<B, 1> {
-    let targets = shifted(labels, rows.seq_len);
-    let n_labelled = targets.iter().filter(|t| i64::from(**t) != IGNORED).count();
-    let [b, t, d] = hidden.dims();
-    let m = b * t;
-    let targets = Tensor::<B, 1, Int>::from_data(TensorData::new(targets, [m]), device);
-    let weights = Tensor::<B, 1>::ones([m], device);
-    let sum = linear_cross_entropy(hidden.reshape([m, d]), head, targets, weights, 0.0).loss;
+    let (sum, n_labelled) = loss_sum(hidden, head, rows, labels, device);
     sum / n_labelled.max(1) as f32
-}
-
-/// The label that each position predicts; the last one of a row predicts nothing.
-fn shifted(labels: &[i64], seq_len: usize) -> Vec<i32> {
-    let row = |row: &[i64]| -> Vec<i32> { row[1..].iter().chain(&[IGNORED]).map(|label| *label as i32).collect() };
-    labels.chunks(seq_len).flat_map(row).collect()
-}
-
-fn read_batch(arguments: &Arguments) -> Result<Batch> {
-    let file = TensorFile::open(&arguments.input)?;
-    let shape = file.shape("in.input_ids")?.to_vec();
-    let [rows, seq_len] = shape[..] else {
-        let (path, tensor) = (file.path().to_path_buf(), "in.input_ids".to_owned());
-        return Err(ModelError::TensorShape { path, tensor, expected: vec![1, 1], got: shape })
-            .context("expected two dimensions, rows and tokens");
-    };
-    let optional = |name: &str| -> Result<Option<Vec<i64>>> {
-        if !file.contains(name) {
-            return Ok(None);
-        }
-        if file.shape(name)? != [rows, seq_len] {
-            let (path, tensor, got) = (file.path().to_path_buf(), name.to_owned(), file.shape(name)?.to_vec());
-            return Err(ModelError::TensorShape { path, tensor, expected: vec![rows, seq_len], got }.into());
-        }
-        Ok(Some(file.read_i64(name)?))
-    };
-    // An id beyond i32 becomes one that no vocabulary has and is reported as such.
-    let ids = file.read_i64("in.input_ids")?.into_iter().map(|id| i32::try_from(id).unwrap_or(i32::MAX)).collect();
-    let (mask, positions) = (optional("in.attention_mask")?, optional("in.position_ids")?);
-    let rows = Rows::from_mask_and_positions(rows, seq_len, ids, mask.as_deref(), positions.as_deref())
-        .map_err(|error| error.in_file(file.path()))?;
-    Ok(Batch { rows, labels: optional("in.labels")? })
-}
-
-fn check_labels<B: LmBackend>(batch: &Batch, model: &Decoder<B>) -> Result<()> {
-    let vocab_size = model.config.vocab_size;
-    let outside = |label: &i64| *label != IGNORED && !(0..vocab_size as i64).contains(label);
-    let found = batch.labels.iter().flatten().position(outside);
-    ensure!(
-        found.is_none(),
-        "in.labels position {}: expected {IGNORED} or an id below vocab_size {vocab_size}; tokenize with this model's own tokenizer",
-        found.unwrap_or_default()
-    );
-    Ok(())
 }
 
 /// Writes beside the output's place and renames, so that a reader never sees half a file.

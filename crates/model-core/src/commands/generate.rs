@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use kernels_cubecl::{DeviceChoice, LmBackend, Precision, on_device};
 use model_core::generate::{Continuation, Finish, generate_watched};
-use model_core::hf::LoadOptions;
+use model_core::hf::{LoadOptions, PackedExperts};
 use model_core::{Chat, ChatFormat, Decoder, Message, ModelError, Role, Sampling, Tokenizer};
 use serde_json::json;
 
@@ -33,9 +33,9 @@ pub(crate) struct Arguments {
     /// Seed of the choices.
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Keep the weights of experts in MXFP4, as the folder must have them.
-    #[arg(long)]
-    packed_experts: bool,
+    /// Keep the weights of experts packed: in MXFP4, as the folder must have them, or with =fp8 rounded to FP8.
+    #[arg(long, value_name = "FORM", num_args = 0..=1, require_equals = true, default_value = "no", default_missing_value = "mxfp4")]
+    packed_experts: PackedExperts,
     /// auto, cpu or cuda:N.
     #[arg(long, default_value_t)]
     device: DeviceChoice,

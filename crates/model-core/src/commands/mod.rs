@@ -1,14 +1,17 @@
 //! The subcommands, one file each.
 
+mod batch;
 mod export;
 mod forward;
 mod generate;
 mod init;
 mod inspect;
+mod merge;
 
 use anyhow::Result;
 use clap::Subcommand;
 use kernels_cubecl::KernelError;
+use model_core::ModelError;
 
 /// What the program can do.
 #[derive(Subcommand)]
@@ -23,6 +26,8 @@ pub(crate) enum Command {
     Generate(generate::Arguments),
     /// Write a model folder in another element type or shard size.
     Export(export::Arguments),
+    /// Merge an adapter into its base model and prove it on held-out rows.
+    Merge(merge::Arguments),
 }
 
 /// Runs one subcommand.
@@ -33,10 +38,14 @@ pub(crate) fn run(command: Command) -> Result<()> {
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Generate(arguments) => generate::run(&arguments),
         Command::Export(arguments) => export::run(&arguments),
+        Command::Merge(arguments) => merge::run(&arguments),
     }
 }
 
-/// 4 when the environment lacks something, 2 for every other bad usage or input.
+/// 4 when the environment lacks something, 1 when a merged model is not its adapter's, 2 for every other bad usage or input.
 pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
+    if let Some(ModelError::MergeDrift { .. }) = error.downcast_ref() {
+        return 1;
+    }
     error.downcast_ref::<KernelError>().map_or(2, KernelError::exit_code)
 }

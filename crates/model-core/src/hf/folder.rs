@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use kernels_cubecl::{Leaf, LmBackend, Mxfp4};
+use kernels_cubecl::{Fp8Rows, Leaf, LmBackend, Mxfp4, Packed, quantise_mxfp4};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::config_json::{FloatType, pretty};
@@ -33,8 +34,77 @@ const NAMES_SHOWN: usize = 5;
 pub struct LoadOptions {
     /// Accept NaN and infinities, to look at a broken checkpoint.
     pub allow_non_finite: bool,
-    /// Keep the weights of experts in MXFP4, as the checkpoint has them; they are then no parameters.
-    pub packed_experts: bool,
+    /// In which form the weights of experts stay; packed ones are no parameters.
+    pub packed_experts: PackedExperts,
+}
+
+/// In which form the weights of experts stay in memory. In a configuration: `false`, `true` or `"mxfp4"`, `"fp8"`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Written", into = "Written")]
+pub enum PackedExperts {
+    /// In the backend's float type, as parameters.
+    #[default]
+    No,
+    /// In MXFP4, which the checkpoint must have them in; nothing is rounded.
+    Mxfp4,
+    /// In FP8 by rows, rounded when they are read; what comes from MXFP4 mostly survives unchanged.
+    Fp8,
+}
+
+/// [`PackedExperts`] in a file; what could be said before FP8 is still said so.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged, expecting = "expected false, true, \"mxfp4\" or \"fp8\"")]
+enum Written {
+    Flag(bool),
+    Name(Name),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Name {
+    Mxfp4,
+    Fp8,
+}
+
+impl From<Written> for PackedExperts {
+    fn from(written: Written) -> Self {
+        match written {
+            Written::Flag(mxfp4) => mxfp4.into(),
+            Written::Name(Name::Mxfp4) => Self::Mxfp4,
+            Written::Name(Name::Fp8) => Self::Fp8,
+        }
+    }
+}
+
+impl From<bool> for PackedExperts {
+    /// Whether they stay in MXFP4.
+    fn from(mxfp4: bool) -> Self {
+        if mxfp4 { Self::Mxfp4 } else { Self::No }
+    }
+}
+
+impl From<PackedExperts> for Written {
+    fn from(packed: PackedExperts) -> Self {
+        match packed {
+            PackedExperts::No => Written::Flag(false),
+            PackedExperts::Mxfp4 => Written::Flag(true),
+            PackedExperts::Fp8 => Written::Name(Name::Fp8),
+        }
+    }
+}
+
+impl std::str::FromStr for PackedExperts {
+    type Err = ModelError;
+
+    /// As on a command line: `no`, `mxfp4` or `fp8`.
+    fn from_str(text: &str) -> Result<Self, ModelError> {
+        match text {
+            "no" => Ok(Self::No),
+            "mxfp4" => Ok(Self::Mxfp4),
+            "fp8" => Ok(Self::Fp8),
+            _ => Err(ModelError::PackedExperts { got: text.escape_debug().to_string() }),
+        }
+    }
 }
 
 /// How weights are written.
@@ -76,34 +146,23 @@ impl<B: LmBackend> Decoder<B> {
         device: &B::Device,
         make: &mut dyn FnMut(&LeafMap, Vec<f32>) -> Leaf<B>,
     ) -> Result<Self, ModelError> {
-        let config = read_config(dir)?;
-        if options.packed_experts && config.experts().is_none() {
-            let (expected, got) =
-                ("a model with experts, which are to stay packed".to_owned(), "one without".to_owned());
-            return Err(ModelError::ConfigUnsupported { key: "model_type".to_owned(), expected, got }.in_file(dir));
-        }
-        let weights = Weights::open(dir)?;
-        let has = |name: &str| weights.place.contains_key(name);
-        let map: Vec<(LeafMap, Stored)> = leaf_map(&config)
-            .into_iter()
-            .map(|leaf| {
-                let form = stored(&leaf, options.packed_experts, &has);
-                (leaf, form)
-            })
-            .collect();
-        weights.expect_exactly(&map)?;
-        let (mut leaves, mut packed) = (Vec::with_capacity(map.len()), Vec::new());
-        for (leaf, form) in &map {
-            match form {
-                Stored::Packed(names) if options.packed_experts => {
-                    let [blocks, scales] = weights.read_packed(leaf, names)?;
-                    let dims = [leaf.dims[0], leaf.dims[1]];
-                    packed.push(Mxfp4::from_bytes(&blocks, &scales, dims, device)?);
+        let checkpoint = Checkpoint::open(dir, options)?;
+        let (mut leaves, mut packed) = (Vec::with_capacity(checkpoint.leaves.len()), Vec::new());
+        for at in 0..checkpoint.leaves.len() {
+            let leaf = &checkpoint.leaves[at].0;
+            match checkpoint.read(at)? {
+                Numbers::Packed { blocks, scales } => {
+                    let matrix = Mxfp4::from_bytes(&blocks, &scales, [leaf.dims[0], leaf.dims[1]], device)?;
+                    packed.push(Packed::Mxfp4(matrix));
                 }
-                form => leaves.push(make(leaf, weights.read_leaf(leaf, form, options)?)),
+                Numbers::Floats(values) if leaf.n_experts.is_some() && options.packed_experts == PackedExperts::Fp8 => {
+                    let matrix = Fp8Rows::quantise(&values, [leaf.dims[0], leaf.dims[1]], device)?;
+                    packed.push(Packed::Fp8(matrix));
+                }
+                Numbers::Floats(values) => leaves.push(make(leaf, values)),
             }
         }
-        Ok(Decoder::from_packed(&config, leaves, packed))
+        Ok(Decoder::from_packed(&checkpoint.config, leaves, packed))
     }
 
     /// Writes `config.json` and f32 weights into an existing folder and returns the files; the caller commits.
@@ -157,7 +216,7 @@ impl<B: LmBackend> Decoder<B> {
     ) -> Result<(), ModelError> {
         let leaves: BTreeMap<String, Leaf<B>> =
             self.leaves().into_iter().map(|named| (named.name, named.leaf)).collect();
-        let packed: BTreeMap<String, &Mxfp4<B>> = self.packed().into_iter().collect();
+        let packed: BTreeMap<String, &Packed<B>> = self.packed().into_iter().collect();
         let wanted: BTreeSet<&str> = planned.iter().map(|tensor| tensor.name.as_str()).collect();
         let used: BTreeSet<usize> = planned.iter().map(|tensor| tensor.leaf).collect();
         let mut floats = Vec::new();
@@ -165,12 +224,18 @@ impl<B: LmBackend> Decoder<B> {
         for leaf in used.into_iter().map(|i| &map[i]) {
             let in_mxfp4 = options.packed_experts && leaf.n_experts.is_some();
             match (packed.get(&leaf.leaf), in_mxfp4) {
-                (Some(weight), true) => bytes.push((leaf, <[_; 2]>::from(weight.to_bytes()))),
-                (None, true) => bytes.push((leaf, encode(&leaf_values(leaves[&leaf.leaf].clone()), leaf)?)),
-                (Some(weight), false) => {
+                (Some(Packed::Mxfp4(weight)), true) => bytes.push((leaf, <[_; 2]>::from(weight.to_bytes()))),
+                (Some(weight), true) => {
+                    bytes.push((leaf, encode(&leaf_values(Leaf::Matrix(weight.decode())), leaf, quantise_mxfp4)?));
+                }
+                (None, true) => {
+                    bytes.push((leaf, encode(&leaf_values(leaves[&leaf.leaf].clone()), leaf, quantise_mxfp4)?))
+                }
+                (Some(Packed::Mxfp4(weight)), false) => {
                     let (blocks, scales) = weight.to_bytes();
                     floats.push((leaf, decode(&blocks, &scales, leaf)?));
                 }
+                (Some(weight), false) => floats.push((leaf, leaf_values(Leaf::Matrix(weight.decode())))),
                 (None, false) => floats.push((leaf, leaf_values(leaves[&leaf.leaf].clone()))),
             }
         }
@@ -185,6 +250,80 @@ impl<B: LmBackend> Decoder<B> {
         }
         tensors.retain(|(name, ..)| wanted.contains(name.as_str()));
         write_tensors(path, tensors, options.float)
+    }
+}
+
+/// A model folder whose leaves are read one at a time, each checked against the architecture before anything is read.
+pub(crate) struct Checkpoint {
+    /// The architecture.
+    pub(crate) config: ModelConfig,
+    /// Every leaf and how the files have it.
+    leaves: Vec<(LeafMap, Stored)>,
+    weights: Weights,
+    options: LoadOptions,
+}
+
+/// The weights of one leaf.
+pub(crate) enum Numbers {
+    /// Row by row.
+    Floats(Vec<f32>),
+    /// In MXFP4, as the files have it: codes `[rows, in / 32, 16]`, scales `[rows, in / 32]`.
+    Packed {
+        /// The codes.
+        blocks: Vec<u8>,
+        /// The scales.
+        scales: Vec<u8>,
+    },
+}
+
+impl Checkpoint {
+    /// Opens a folder. With [`PackedExperts::Mxfp4`] the weights of experts must be in it and come as they are.
+    ///
+    /// # Errors
+    /// [`ModelError`] naming the file and the key or tensor.
+    pub(crate) fn open(dir: &Path, options: LoadOptions) -> Result<Self, ModelError> {
+        let config = read_config(dir)?;
+        if options.packed_experts != PackedExperts::No && config.experts().is_none() {
+            let (expected, got) =
+                ("a model with experts, which are to stay packed".to_owned(), "one without".to_owned());
+            return Err(ModelError::ConfigUnsupported { key: "model_type".to_owned(), expected, got }.in_file(dir));
+        }
+        let weights = Weights::open(dir)?;
+        let has = |name: &str| weights.place.contains_key(name);
+        let leaves: Vec<(LeafMap, Stored)> = leaf_map(&config)
+            .into_iter()
+            .map(|leaf| {
+                let form = stored(&leaf, options.packed_experts == PackedExperts::Mxfp4, &has);
+                (leaf, form)
+            })
+            .collect();
+        weights.expect_exactly(&leaves)?;
+        Ok(Checkpoint { config, leaves, weights, options })
+    }
+
+    /// Every leaf, in the order of [`Decoder::leaves`].
+    pub(crate) fn leaves(&self) -> impl Iterator<Item = &LeafMap> {
+        self.leaves.iter().map(|(leaf, _)| leaf)
+    }
+
+    /// From now on leaves that the files have in MXFP4 come as they are, and the others as floats.
+    pub(crate) fn keep_packed(&mut self) {
+        self.options.packed_experts = PackedExperts::Mxfp4;
+    }
+
+    /// Reads leaf number `at`.
+    ///
+    /// # Errors
+    /// [`ModelError`] naming the file and the tensor.
+    pub(crate) fn read(&self, at: usize) -> Result<Numbers, ModelError> {
+        let (leaf, form) = &self.leaves[at];
+        match form {
+            Stored::Packed(names) if self.options.packed_experts == PackedExperts::Mxfp4 => {
+                let [blocks, scales] = self.weights.read_packed(leaf, names)?;
+                Ok(Numbers::Packed { blocks, scales })
+            }
+            form => Ok(Numbers::Floats(self.weights.read_leaf(leaf, form, self.options)?)),
+        }
     }
 }
 
@@ -207,6 +346,15 @@ pub fn read_config(dir: &Path) -> Result<ModelConfig, ModelError> {
 /// [`ModelError`] naming the file.
 pub fn open_weights(dir: &Path) -> Result<Vec<TensorFile>, ModelError> {
     Ok(Weights::open(dir)?.files)
+}
+
+/// Whether a model folder has weights of experts in MXFP4.
+///
+/// # Errors
+/// [`ModelError`] naming the file and the key or tensor.
+pub fn has_packed_experts(dir: &Path) -> Result<bool, ModelError> {
+    let checkpoint = Checkpoint::open(dir, LoadOptions::default())?;
+    Ok(checkpoint.leaves.iter().any(|(_, form)| matches!(form, Stored::Packed(_))))
 }
 
 /// A tensor to be written.

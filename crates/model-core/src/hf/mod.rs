@@ -13,6 +13,8 @@ pub mod tensor_file;
 
 pub(crate) use config_json::validate_dimensions;
 pub use config_json::{FloatType, generation_config};
-pub use folder::{LoadOptions, SaveOptions, read_config};
+pub(crate) use folder::{Checkpoint, Numbers};
+pub use folder::{LoadOptions, PackedExperts, SaveOptions, has_packed_experts, read_config};
 pub use names::{LeafMap, Part, hf_shapes, leaf_map, split_leaf};
+pub(crate) use stored::{decode as decode_experts, encode as encode_experts};
 pub use tensor_file::{TensorFile, write_tensors};

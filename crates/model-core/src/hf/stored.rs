@@ -1,7 +1,7 @@
 //! The forms in which a leaf's weights can stand in a checkpoint: Hugging Face tensors, OpenAI's original ones, and experts
 //! in MXFP4 under either name.
 
-use kernels_cubecl::{Cpu, MXFP4_BLOCK, MXFP4_BYTES, Mxfp4, quantise_mxfp4};
+use kernels_cubecl::{Cpu, KernelError, MXFP4_BLOCK, MXFP4_BYTES, Mxfp4};
 use rayon::prelude::*;
 
 use super::names::{LeafMap, Part};
@@ -94,7 +94,7 @@ pub(super) fn packed_shapes(map: &LeafMap) -> Result<[Vec<usize>; 2], ModelError
 }
 
 /// The numbers of a leaf of packed experts on the host.
-pub(super) fn decode(blocks: &[u8], scales: &[u8], map: &LeafMap) -> Result<Vec<f32>, ModelError> {
+pub(crate) fn decode(blocks: &[u8], scales: &[u8], map: &LeafMap) -> Result<Vec<f32>, ModelError> {
     let n = map.n_experts.unwrap_or(1);
     let dims = [map.dims[0] / n, map.dims[1]];
     let (n_blocks, n_scales) = (blocks.len() / n, scales.len() / n);
@@ -106,10 +106,13 @@ pub(super) fn decode(blocks: &[u8], scales: &[u8], map: &LeafMap) -> Result<Vec<
     Ok(experts?.concat())
 }
 
+/// How numbers become codes and scales.
+type Rounding = fn(&[f32]) -> Result<(Vec<u8>, Vec<u8>), KernelError>;
+
 /// Codes and scales of a leaf of experts.
-pub(super) fn encode(values: &[f32], map: &LeafMap) -> Result<[Vec<u8>; 2], ModelError> {
+pub(crate) fn encode(values: &[f32], map: &LeafMap, round: Rounding) -> Result<[Vec<u8>; 2], ModelError> {
     packed_shapes(map)?;
-    let pieces: Result<Vec<_>, _> = values.par_chunks(map.dims[1]).map(quantise_mxfp4).collect();
+    let pieces: Result<Vec<_>, _> = values.par_chunks(map.dims[1]).map(round).collect();
     let (blocks, scales): (Vec<_>, Vec<_>) = pieces?.into_iter().unzip();
     Ok([blocks.concat(), scales.concat()])
 }

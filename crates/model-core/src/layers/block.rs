@@ -2,7 +2,7 @@
 
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
-use kernels_cubecl::{Leaf, LmBackend, Mxfp4};
+use kernels_cubecl::{Leaf, LmBackend, Packed};
 
 use super::attention::Attention;
 use super::feed_forward::FeedForward;
@@ -96,7 +96,7 @@ impl<B: LmBackend> Block<B> {
     }
 
     /// The weights of experts that are packed, in the order in which a [`LeafReader`] hands them out.
-    pub fn packed(&self) -> Vec<&Mxfp4<B>> {
+    pub fn packed(&self) -> Vec<&Packed<B>> {
         let experts = self.mlp.moe().map(|moe| [&moe.gate_up, &moe.down]);
         experts.into_iter().flatten().filter_map(|experts| experts.packed()).collect()
     }

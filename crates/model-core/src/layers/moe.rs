@@ -7,8 +7,8 @@ use burn::backend::Autodiff;
 use burn::tensor::backend::Backend;
 use burn::tensor::{Int, Tensor};
 use kernels_cubecl::{
-    Dispatch, ExpertLora, ExpertWeight, LmBackend, Mxfp4, combine, dispatch, gather_tokens, grouped_linear,
-    grouped_linear_mxfp4, grouped_lora, linear_bias_f32, route, swiglu_clamped,
+    Dispatch, ExpertLora, ExpertWeight, LmBackend, Packed, combine, dispatch, gather_tokens, grouped_linear,
+    grouped_linear_packed, grouped_lora, linear_bias_f32, route, swiglu_clamped,
 };
 
 use crate::config;
@@ -116,11 +116,11 @@ impl<B: LmBackend> ExpertLinear<B> {
     /// # Shapes
     /// `x` is `[m, in]` in the order of the dispatch, the result `[m, out]`.
     pub fn forward(&self, x: Tensor<B, 2>, at: &Dispatch<B>) -> Tensor<B, 2> {
-        let bias = Some(self.bias.clone());
+        let bias = self.bias.clone();
         match (&self.adapter, &self.weight) {
-            (Some(lora), weight) => grouped_lora(x, weight, bias, lora, at),
-            (None, ExpertWeight::Dense(weight)) => grouped_linear(x, weight.clone(), bias, at),
-            (None, ExpertWeight::Packed(weight)) => grouped_linear_mxfp4(x, weight, bias, at),
+            (Some(lora), weight) => grouped_lora(x, weight, Some(bias), lora, at),
+            (None, ExpertWeight::Dense(weight)) => grouped_linear(x, weight.clone(), Some(bias), at),
+            (None, ExpertWeight::Packed(weight)) => grouped_linear_packed(x, weight, bias, at),
         }
     }
 
@@ -130,7 +130,7 @@ impl<B: LmBackend> ExpertLinear<B> {
     }
 
     /// The weight, where it is packed.
-    pub fn packed(&self) -> Option<&Mxfp4<B>> {
+    pub fn packed(&self) -> Option<&Packed<B>> {
         match &self.weight {
             ExpertWeight::Dense(_) => None,
             ExpertWeight::Packed(weight) => Some(weight),

@@ -11,19 +11,46 @@ use serde_json::Value;
 use super::invalid;
 use crate::error::ModelError;
 
+/// How text is cut into pieces before pairs are merged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Split {
+    /// GPT-2.
+    Gpt2,
+    /// Llama 3: cl100k as its converted files spell it.
+    Llama3,
+    /// Qwen 2: the same with single digits.
+    Qwen2,
+    /// cl100k with its possessive quantifiers.
+    Cl100k,
+    /// o200k.
+    O200k,
+}
+
+/// The split that a pattern is, where it is a known one.
+pub(crate) fn known_split(pattern: &str) -> Option<Split> {
+    SPLIT_PATTERNS.iter().find(|(_, known)| *known == pattern).map(|(split, _)| *split)
+}
+
 /// Patterns that text may be split with. Each matches in time linear in the text; any other is refused, since a
 /// tokenizer file can come from anywhere and a pattern can be made to take forever.
-const SPLIT_PATTERNS: &[&str] = &[
-    // GPT-2.
-    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
-    // Llama 3 (cl100k as its converted files spell it).
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-    // Qwen 2: the same with single digits.
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-    // cl100k with its possessive quantifiers.
-    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+",
-    // o200k.
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+const SPLIT_PATTERNS: &[(Split, &str)] = &[
+    (Split::Gpt2, r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"),
+    (
+        Split::Llama3,
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    ),
+    (
+        Split::Qwen2,
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    ),
+    (
+        Split::Cl100k,
+        r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+",
+    ),
+    (
+        Split::O200k,
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    ),
 ];
 
 /// The parts of the file that are checked here; other keys are left to the encoder.
@@ -229,7 +256,7 @@ fn check_split(step: &Value, origin: &Path, expected: &'static str) -> Result<()
         return Err(unsupported(origin, format!("pre_tokenizer step {}", step["type"]), expected));
     }
     let pattern = step["pattern"]["Regex"].as_str().unwrap_or_default();
-    if !SPLIT_PATTERNS.contains(&pattern) {
+    if known_split(pattern).is_none() {
         let found = format!("split pattern {}", step["pattern"]);
         return Err(unsupported(origin, found, "one of the GPT-2, Llama 3, Qwen 2, cl100k or o200k patterns"));
     }

@@ -1,7 +1,7 @@
 //! The tensors that a checkpoint holds: on the device, on their way, and on the host.
 
 use burn::tensor::{Tensor, TensorData};
-use kernels_cubecl::{Cpu, HostCopy, KernelError, Leaf, LmBackend, Mxfp4, Piece};
+use kernels_cubecl::{Cpu, HostCopy, KernelError, Leaf, LmBackend, Packed, Piece};
 use model_core::Decoder;
 
 use super::parts::ModelFiles;
@@ -70,7 +70,7 @@ pub(super) struct Arrived {
 /// The model without its values, to be filled on the host.
 pub(super) fn frame<B: LmBackend>(model: &Decoder<B>) -> Decoder<Cpu> {
     // Packed weights never train, so that a whole model has none.
-    let packed = &mut |_: &Mxfp4<B>| Mxfp4::empty(&Default::default());
+    let packed = &mut |_: &Packed<B>| Packed::empty(&Default::default());
     model.map_backend(&mut |named| hollow::<B, Cpu>(&named.leaf, &Default::default()), packed)
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use kernels_cubecl::DeviceMemory;
-use model_core::hf::{LeafMap, leaf_map, read_config};
+use model_core::hf::{LeafMap, PackedExperts, leaf_map, read_config};
 use model_core::{LoraConfig, ModelConfig, Replay};
 
 use super::step::{AdapterShape, Head, Shapes, StepMemory, replay};
@@ -39,8 +39,8 @@ pub struct AdapterWorkload {
     pub lora: LoraConfig,
     /// Whether the rank of experts is divided by their number.
     pub divide_by_experts: bool,
-    /// Whether the frozen weights of experts stay in MXFP4.
-    pub packed_experts: bool,
+    /// How the frozen weights of experts are kept.
+    pub packed_experts: PackedExperts,
 }
 
 impl AdapterWorkload {
@@ -117,9 +117,9 @@ impl MemoryPlan {
             MomentsKind::Full => 8 * trainable,
             MomentsKind::Packed => 2 * (trainable + 4 * trainable.div_ceil(MOMENT_BLOCK)),
         };
-        let packed = adapter.is_some_and(|adapter| adapter.packed_experts);
+        let packed = adapter.map_or(PackedExperts::No, |adapter| adapter.packed_experts);
         Self {
-            weights: all * element - if packed { packing_saves(model, element) } else { 0 },
+            weights: all * element - packing_saves(model, element, packed),
             remainder,
             moments,
             histories: planned_bytes(model, train),
@@ -234,12 +234,17 @@ fn adapter_params(model: &ModelConfig, adapter: &AdapterShape) -> u64 {
     leaf_map(model).into_iter().filter(is_projection).map(sides).sum()
 }
 
-/// Bytes that experts in MXFP4 take less than in `element` bytes; every row's scales fill whole words.
-fn packing_saves(model: &ModelConfig, element: u64) -> u64 {
+/// Bytes that packed experts take less than in `element` bytes; every row's scales fill whole words.
+fn packing_saves(model: &ModelConfig, element: u64, packed: PackedExperts) -> u64 {
     let one = |map: LeafMap| match (map.n_experts, &map.dims[..]) {
         (Some(_), &[rows, columns]) => {
-            let packed = columns / 2 + columns.div_ceil(128) * 4;
-            (rows * columns) as u64 * element - (rows * packed) as u64
+            let whole = columns as u64 * element;
+            let packed = match packed {
+                PackedExperts::No => whole,
+                PackedExperts::Mxfp4 => (columns / 2 + columns.div_ceil(128) * 4) as u64,
+                PackedExperts::Fp8 => columns as u64 + 4,
+            };
+            rows as u64 * (whole - packed)
         }
         _ => 0,
     };
@@ -363,7 +368,8 @@ mod tests {
         let model = ModelConfig::preset("gpt-oss-20b").unwrap();
         let train = settings(Arithmetic::Bf16, MomentsKind::Full, 1);
         let of = |lora: &LoraConfig, divide_by_experts| {
-            let adapter = AdapterWorkload { lora: lora.clone(), divide_by_experts, packed_experts: true };
+            let adapter =
+                AdapterWorkload { lora: lora.clone(), divide_by_experts, packed_experts: PackedExperts::Mxfp4 };
             let want = adapter.lora_for(&model).unwrap().n_params(&model).unwrap();
             let head = Head::CrossEntropy;
             let workload = Workload { model_dir: PathBuf::new(), train: train.clone(), head, adapter: Some(adapter) };
@@ -392,7 +398,8 @@ mod tests {
             let train =
                 TrainConfig { tokens_per_step: 8192, tokens_per_micro_batch: 8192, recompute: true.into(), ..train };
             // The head stays as it is, so that its gradient, which has its own size, is not there.
-            let adapter = AdapterShape { rank: 8, expert_rank: 8, dropout: false, packed_experts: true };
+            let adapter =
+                AdapterShape { rank: 8, expert_rank: 8, dropout: false, packed_experts: PackedExperts::Mxfp4 };
             let plan = MemoryPlan::new(&model, &train, head, Some(adapter));
             let logits = 8192 * model.vocab_size as u64 * 4;
             assert!(plan.passing < logits / 4, "{head:?}: {} of {logits} bytes\n{plan}", plan.passing);
@@ -413,7 +420,7 @@ mod tests {
                 &model,
                 &train,
                 Head::CrossEntropy,
-                Some(AdapterShape { rank: 8, expert_rank: 0, dropout, packed_experts: false }),
+                Some(AdapterShape { rank: 8, expert_rank: 0, dropout, packed_experts: PackedExperts::No }),
             )
         };
         let n = all_linear(8).n_params(&model).unwrap();
@@ -438,10 +445,15 @@ mod tests {
         };
         let of_adapter = 184_909_824;
         assert_eq!(all_linear(16).n_params(&model).unwrap(), of_adapter);
-        assert_eq!((adapter(16, false).weights, adapter(16, false).gradients), (2 * (n + of_adapter), 2 * of_adapter));
+        assert_eq!(
+            (adapter(16, PackedExperts::No).weights, adapter(16, PackedExperts::No).gradients),
+            (2 * (n + of_adapter), 2 * of_adapter)
+        );
         // 13.76 GB are the released files, whose scales are not padded: a row of 90 has 23 words.
         let padding = 24 * 32 * (5760 + 2880) * (23 * 4 - 90);
-        assert_eq!(adapter(16, true).weights, 13_761_264_768 + 2 * of_adapter + padding);
+        assert_eq!(adapter(16, PackedExperts::Mxfp4).weights, 13_761_264_768 + 2 * of_adapter + padding);
+        let in_fp8 = 2 * 1_804_459_584 + 19_110_297_600 + 24 * 32 * (5760 + 2880) * 4;
+        assert_eq!(adapter(16, PackedExperts::Fp8).weights, in_fp8 + 2 * of_adapter);
         let again = MemoryPlan::new(&model, &TrainConfig { recompute: true.into(), ..train }, Head::CrossEntropy, None);
         assert!(again.activations < full.activations / 4, "{again}");
     }

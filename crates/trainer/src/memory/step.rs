@@ -9,6 +9,7 @@ use std::collections::HashMap;
 
 use kernels_cubecl::ops::linear_cross_entropy::device_chunk_rows;
 use model_core::ModelConfig;
+use model_core::hf::PackedExperts;
 
 /// Bytes of an f32 or i32.
 const FLOAT: u64 = 4;
@@ -33,8 +34,8 @@ pub struct AdapterShape {
     pub expert_rank: u64,
     /// Whether elements are dropped in training, which keeps a mask and a masked copy of every input.
     pub dropout: bool,
-    /// Whether the frozen weights of experts stay in MXFP4.
-    pub packed_experts: bool,
+    /// In which form the frozen weights of experts stay.
+    pub packed_experts: PackedExperts,
 }
 
 impl AdapterShape {

@@ -2,7 +2,7 @@
 
 use burn::tensor::{DType, Shape, TensorMetadata};
 
-use crate::cuda::launch::{dense, empty, owned};
+use crate::cuda::launch::{dense, empty, owned, row_range};
 use crate::cuda::{Argument, Buffer, Grid, RawKernel, capability};
 
 /// Compute capability of the only architecture that has these instructions.
@@ -12,6 +12,9 @@ const MAX_EXPERTS: usize = 512;
 /// Elements that are copied at a time, and bytes that addresses are multiples of.
 const CHUNK: usize = 8;
 const ALIGNMENT: u64 = 16;
+/// Most bytes of weights that are decoded at a time. Both of a layer's projections of the 20B model come to parts of the same size,
+/// so that one buffer serves both.
+const DECODED_BYTES: usize = 512 << 20;
 /// Rows of a tile.
 const TILE: usize = 128;
 /// Two warpgroups that compute and one that loads.
@@ -80,12 +83,26 @@ fn int(x: usize) -> Argument<'static> {
     Argument::I32(x as i32)
 }
 
-/// The product of each expert's rows with its weight `[e·o, i]`, and what is added to it.
-pub(crate) struct Rows {
+/// Where the weights of experts are, `[e·o, i]`.
+#[expect(clippy::large_enum_variant, reason = "a few live for the time of a call")]
+pub(crate) enum Weight<'a> {
+    /// In bf16.
+    Whole(Buffer),
+    /// In fewer bits: `decode(row, n)` gives rows in bf16, a part of the experts at a time.
+    Parts {
+        /// Rows and width.
+        dims: [usize; 2],
+        /// The decoder.
+        decode: &'a dyn Fn(usize, usize) -> Buffer,
+    },
+}
+
+/// The product of each expert's rows with its weight, and what is added to it.
+pub(crate) struct Rows<'a> {
     /// `[m, i]`, or `[m, o]` where the weight is turned.
     pub(crate) x: Buffer,
     /// `[e·o, i]`.
-    pub(crate) weight: Buffer,
+    pub(crate) weight: Weight<'a>,
     /// Whether the weight's rows are summed over: the gradient of the layer's input.
     pub(crate) turned: bool,
     /// `[e·o]`.
@@ -96,13 +113,23 @@ pub(crate) struct Rows {
     pub(crate) offsets: Buffer,
 }
 
-impl Rows {
+impl Rows<'_> {
+    fn dims(&self) -> [usize; 2] {
+        match &self.weight {
+            Weight::Whole(weight) => [weight.shape()[0], weight.shape()[1]],
+            Weight::Parts { dims, .. } => *dims,
+        }
+    }
+
     /// Whether the kernels are for these operands.
     pub(crate) fn fit(&self) -> bool {
         let n_experts = self.offsets.shape()[0] - 1;
-        let (rows, i) = (self.weight.shape()[0], self.weight.shape()[1]);
+        let [rows, i] = self.dims();
         let mut widths = vec![rows / n_experts, i];
-        let mut tensors = vec![&self.x, &self.weight];
+        let mut tensors = vec![&self.x];
+        if let Weight::Whole(weight) = &self.weight {
+            tensors.push(weight);
+        }
         tensors.extend(self.bias.iter().chain(self.low_rank.iter().flatten()));
         widths.extend(self.low_rank.iter().map(|[low, _]| low.shape()[1]));
         self.x.shape()[0] > 0 && applies(&tensors, &widths, n_experts)
@@ -110,24 +137,72 @@ impl Rows {
 
     /// The result `[m, o]`, or `[m, i]` where the weight is turned.
     pub(crate) fn product(self, op: &'static str) -> Buffer {
+        let ([rows, i], n_experts) = (self.dims(), self.offsets.shape()[0] - 1);
         let Self { x, weight, turned, bias, low_rank, offsets } = self;
-        let ([x, weight, offsets], bias) = ([x, weight, offsets].map(dense), bias.map(dense));
+        let ([x, offsets], bias) = ([x, offsets].map(dense), bias.map(dense));
         let low_rank = low_rank.map(|pair| pair.map(dense));
+        let (m, o) = (x.shape()[0], rows / n_experts);
+        let out = empty(&x, Shape::new([m, if turned { i } else { o }]), DType::BF16);
+        let part = match weight {
+            Weight::Whole(_) => n_experts,
+            Weight::Parts { .. } => n_experts.div_ceil((rows * i * 2).div_ceil(DECODED_BYTES)),
+        };
+        for first in (0..n_experts).step_by(part) {
+            let n = part.min(n_experts - first);
+            let weight = match &weight {
+                Weight::Whole(weight) => dense(weight.clone()),
+                Weight::Parts { decode, .. } => dense(decode(first * o, n * o)),
+            };
+            let of_part = |x: &Buffer| {
+                let each = x.shape()[0] / n_experts;
+                row_range(x, first * each, n * each)
+            };
+            Part {
+                x: &x,
+                weight,
+                turned,
+                bias: bias.as_ref().map(of_part),
+                low_rank: low_rank.as_ref().map(|[low, up]| [low.clone(), of_part(up)]),
+                offsets: row_range(&offsets, first, n + 1),
+                out: &out,
+                last: first + n == n_experts,
+            }
+            .launch(op);
+        }
+        out
+    }
+}
+
+/// The product of the rows of neighbouring experts.
+struct Part<'a> {
+    x: &'a Buffer,
+    weight: Buffer,
+    turned: bool,
+    bias: Option<Buffer>,
+    low_rank: Option<[Buffer; 2]>,
+    offsets: Buffer,
+    out: &'a Buffer,
+    /// Whether rows behind these experts have none, and become zeros.
+    last: bool,
+}
+
+impl Part<'_> {
+    fn launch(self, op: &'static str) {
+        let Self { x, weight, turned, bias, low_rank, offsets, out, last } = self;
         let (n_experts, m) = (offsets.shape()[0] - 1, x.shape()[0]);
         let (rows, i) = (weight.shape()[0], weight.shape()[1]);
         let o = rows / n_experts;
         let rank = low_rank.as_ref().map_or(0, |[low, _]| low.shape()[1]);
         let (k, n) = if turned { (o, i) } else { (i, o) };
-        let out = empty(&x, Shape::new([m, n]), DType::BF16);
         let width = width_for(n);
-        let [low, up] = low_rank.as_ref().map_or([&x, &weight], |[low, up]| [low, up]);
+        let [low, up] = low_rank.as_ref().map_or([x, &weight], |[low, up]| [low, up]);
         // Maps of nothing are not made: without a rank those of the operands stand there, unread.
         let maps = match (rank, turned) {
             (0, _) => [Argument::Map(low, [1, m, k]), Argument::Map(up, [n_experts, o, i])],
             (_, false) => [Argument::Map(low, [1, m, rank]), Argument::Map(up, [n_experts, o, rank])],
             (_, true) => [Argument::Map(low, [1, m, rank]), Argument::Map(up, [n_experts, rank, i])],
         };
-        check(&[(&x, m * k), (&weight, rows * i), (&offsets, n_experts + 1)]);
+        check(&[(x, m * k), (&weight, rows * i), (&offsets, n_experts + 1), (out, m * n)]);
         if let Some(bias) = &bias {
             check(&[(bias, rows)]);
         }
@@ -135,19 +210,19 @@ impl Rows {
             check(&[(low, m * rank), (up, n_experts * rank * n)]);
         }
         let operands = [
-            Argument::Map(&x, [1, m, k]),
+            Argument::Map(x, [1, m, k]),
             Argument::Map(&weight, [n_experts, o, i]),
             maps[0],
             maps[1],
             Argument::Buffer(&offsets),
-            Argument::Buffer(bias.as_ref().unwrap_or(&x)),
-            Argument::Buffer(&out),
+            Argument::Buffer(bias.as_ref().unwrap_or(x)),
+            Argument::Buffer(out),
         ];
-        let sizes = [int(n_experts), int(m), int(n), int(k), int(rank), int(bias.is_some().into())];
+        let flags = [int(bias.is_some().into()), int(last.into())];
+        let sizes = [int(n_experts), int(m), int(n), int(k), int(rank)];
         let pairs = (m / (2 * TILE) + 2 * (n_experts + 1)) * n.div_ceil(WIDTHS[width].0);
         let kernel = kernel("grouped_rows", width, if turned { TURNED } else { PLAIN });
-        kernel.launch(op, staying(&x, pairs, 2), &[operands.as_slice(), &sizes].concat());
-        out
+        kernel.launch(op, staying(x, pairs, 2), &[operands.as_slice(), &sizes, &flags].concat());
     }
 }
 

@@ -43,10 +43,12 @@ struct Shared {
     int first[MAX_EXPERTS + 2];    // tile that a group begins with
 };
 
-// Fills in offsets, cut to the rows that exist, and first tiles; `tiles(rows)` is the number of a group's tiles.
-template <class Tiles> __device__ __forceinline__ void plan(Shared& shared, const int* offsets, int n_experts, int m, Tiles tiles) {
+// Fills in offsets, cut to the rows that exist, and first tiles; `tiles(rows)` is the number of a group's tiles. The last group
+// is empty unless `rest`.
+template <class Tiles>
+__device__ __forceinline__ void plan(Shared& shared, const int* offsets, int n_experts, int m, bool rest, Tiles tiles) {
     for (int i = threadIdx.x; i <= n_experts + 1; i += blockDim.x)
-        shared.offsets[i] = i == n_experts + 1 ? m : i == 0 ? 0 : min(max(offsets[i], 0), m);
+        shared.offsets[i] = i > n_experts && rest ? m : min(max(offsets[min(i, n_experts)], 0), m);
     __syncthreads();
     if (threadIdx.x < 32) {
         int sum = 0;
@@ -177,13 +179,13 @@ __device__ __forceinline__ Work work_of(const Shared& shared, int& e, int pair, 
 extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(WARPGROUP*(GROUPS + 1), 1)
     grouped_rows(const __grid_constant__ TensorMap a_map, const __grid_constant__ TensorMap b_map,
                  const __grid_constant__ TensorMap low_map, const __grid_constant__ TensorMap up_map, const int* offsets,
-                 const u16* bias, u16* out, int n_experts, int m, int n, int k, int rank, int biased) {
+                 const u16* bias, u16* out, int n_experts, int m, int n, int k, int rank, int biased, int rest) {
     extern __shared__ __align__(1024) unsigned char memory[];
     const u32 tiles = address(memory), place = place_in_pair();
     Shared& shared = *(Shared*)(memory + STAGES * STAGE_BYTES);
     const int columns = (n + WIDTH - 1) / WIDTH, main_steps = (k + 63) / 64, steps = main_steps + (rank + 63) / 64;
     make_barriers(shared, 2);
-    plan(shared, offsets, n_experts, m, [=](int, int rows) { return pairs(max(rows, 0), columns); });
+    plan(shared, offsets, n_experts, m, rest, [=](int, int rows) { return pairs(max(rows, 0), columns); });
     meet_pair();
     const int n_pairs = shared.first[n_experts + 1], first_pair = blockIdx.x / 2, stride = gridDim.x / 2;
     if (threadIdx.x < WARPGROUP) {
@@ -306,7 +308,7 @@ extern "C" __global__ void __launch_bounds__(WARPGROUP*(GROUPS + 1), 1)
     Shared& shared = *(Shared*)(memory + STAGES * STAGE_BYTES);
     const int columns = (n + WIDTH - 1) / WIDTH, high = (width + TILE - 1) / TILE, per_expert = columns * high;
     make_barriers(shared, 1);
-    plan(shared, offsets, n_experts, m, [=](int e, int) { return e < n_experts ? per_expert : 0; });
+    plan(shared, offsets, n_experts, m, false, [=](int e, int) { return e < n_experts ? per_expert : 0; });
     const int n_tiles = n_experts * per_expert;
     if (threadIdx.x < WARPGROUP) {
         loading_registers();

@@ -6,7 +6,7 @@
 //! dlow[r] = s·dy[r]·b_e             dx[r] = dy[r]·w_e + dlow[r]·a_e
 //! da_e = Σ_r dlow[r]ᵀ·x[r]          db_e  = Σ_r dy[r]ᵀ·low[r]
 //! ```
-//! The weight is in the backend's type or in MXFP4. Where nothing of the base is trained, the graph has one node for all of it.
+//! The weight is in the backend's type or packed. Where nothing of the base is trained, the graph has one node for all of it.
 //!
 //! # Shapes
 //! `x [m, i]`, `w [e·o, i]`, `a [e·q, i]`, `b [e·o, q]` of rank `q`, `low [m, q]`, `y [m, o]`.
@@ -22,7 +22,7 @@ use crate::ops::dispatch::cases::Assign;
 use crate::ops::dispatch::reference::Sorted;
 use crate::ops::grouped_linear::reference;
 use crate::tolerance::Kind;
-use crate::{ExpertLora, ExpertWeight, LmBackend, MXFP4_BYTES, Mxfp4, quantise_mxfp4};
+use crate::{ExpertLora, ExpertWeight, LmBackend, MXFP4_BYTES, Mxfp4, Packed, quantise_mxfp4};
 
 /// One case.
 #[derive(Clone, Debug)]
@@ -111,7 +111,7 @@ pub fn run_case<B: LmBackend>(case: &Case, runner: &mut Runner<B>) {
         (["y", "dx", "da", "db"], ExpertWeight::Dense(w), w64),
         (
             ["y of MXFP4", "dx of MXFP4", "da of MXFP4", "db of MXFP4"],
-            ExpertWeight::Packed(packed.map(Tensor::from_inner)),
+            ExpertWeight::Packed(Packed::Mxfp4(packed.map(Tensor::from_inner))),
             packed64,
         ),
     ];

@@ -1,10 +1,10 @@
 //! Adapters on experts: counts, peft's files and numbers, merging, and what does not fit.
 
-use kernels_cubecl::Mxfp4;
+use kernels_cubecl::Packed;
 
 use super::*;
 use crate::hf::tensor_file::Values;
-use crate::hf::{FloatType, LoadOptions, SaveOptions, names};
+use crate::hf::{FloatType, LoadOptions, PackedExperts, SaveOptions, names};
 
 const ATTENTION: [&str; 4] = ["q_proj", "k_proj", "v_proj", "o_proj"];
 const EXPERTS: [&str; 2] = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"];
@@ -251,9 +251,13 @@ fn packed_experts_train_the_same_adapter_as_unpacked_ones() {
         model.load_peft(&fixture("gptoss_lora"), "base").unwrap();
         model
     };
-    let (dense, packed, rows) = (load(false), load(true), rows(2, 11, 96));
+    let [dense, packed, fp8] = [PackedExperts::No, PackedExperts::Mxfp4, PackedExperts::Fp8].map(load);
+    let rows = rows(2, 11, 96);
     for recompute in [false, true] {
-        assert_eq!(loss_and_gradients(&packed, &rows, recompute), loss_and_gradients(&dense, &rows, recompute));
+        let want = loss_and_gradients(&dense, &rows, recompute);
+        assert_eq!(loss_and_gradients(&packed, &rows, recompute), want);
+        // What was in MXFP4 is in FP8 without loss.
+        assert_eq!(loss_and_gradients(&fp8, &rows, recompute), want);
     }
     let [mut merged, mut want] = [packed.clone(), dense];
     merged.merge().unwrap();
@@ -261,9 +265,37 @@ fn packed_experts_train_the_same_adapter_as_unpacked_ones() {
     assert!(merged.packed().is_empty());
     assert_eq!(logits(&merged, &rows), logits(&want, &rows));
     merge_check(&packed, &merged, std::slice::from_ref(&rows), &MergeBounds::F32).unwrap();
-    let hollow = packed.map_backend::<Cpu>(&mut |named| named.leaf.clone(), &mut |_| Mxfp4::empty(&Default::default()));
+    let hollow =
+        packed.map_backend::<Cpu>(&mut |named| named.leaf.clone(), &mut |_| Packed::empty(&Default::default()));
     let saved = tempfile::tempdir().unwrap();
     hollow.save_peft(saved.path(), &config(2, &[&ATTENTION[..], &EXPERTS].concat()), "base").unwrap();
+}
+
+/// How far from the numbers they stand for, in the sense of a root mean square.
+#[test]
+fn fp8_and_bf16_cost_experts_what_their_bits_say() {
+    let error = |got: &[f32], want: &[f32]| {
+        let sum = |f: &dyn Fn((&f32, &f32)) -> f64| got.iter().zip(want).map(f).sum::<f64>();
+        (sum(&|(g, w)| f64::from(g - w).powi(2)) / sum(&|(_, w)| f64::from(*w).powi(2))).sqrt()
+    };
+    let options = LoadOptions { packed_experts: PackedExperts::Fp8, ..LoadOptions::default() };
+    let (whole, fp8) =
+        (gpt_oss(), Decoder::<Cpu>::load_with(&fixture("gptoss"), options, &Default::default()).unwrap());
+    assert_eq!(fp8.packed().len(), 8);
+    for (name, packed) in fp8.packed() {
+        let want = names::leaf_values(whole.leaves().into_iter().find(|leaf| leaf.name == name).unwrap().leaf);
+        let got = names::leaf_values(Leaf::Matrix(packed.decode()));
+        let bf16: Vec<f32> = want.iter().map(|x| half::bf16::from_f32(*x).to_f32()).collect();
+        let (fp8, bf16) = (error(&got, &want), error(&bf16, &want));
+        assert!((0.02..0.03).contains(&fp8) && (0.0012..0.002).contains(&bf16), "{name}: {fp8} {bf16}");
+    }
+    let (rows, saved) = (rows(2, 11, 96), tempfile::tempdir().unwrap());
+    let apart =
+        std::iter::zip(logits(&fp8, &rows), logits(&whole, &rows)).fold(0f32, |most, (a, b)| most.max((a - b).abs()));
+    assert!(apart > 1e-3 && apart < 1.0, "{apart}");
+    fp8.save(saved.path(), u64::MAX).unwrap();
+    let again = Decoder::<Cpu>::load(saved.path(), &Default::default()).unwrap();
+    assert_eq!(logits(&again, &rows), logits(&fp8, &rows), "it is saved as the floats that it stands for");
 }
 
 #[test]

@@ -191,3 +191,19 @@ fn saving_never_overwrites() {
     let dir = saved(u64::MAX);
     assert!(matches!(small().save(dir.path(), u64::MAX), Err(ModelError::OutputExists { .. })));
 }
+
+#[test]
+fn forms_of_packed_experts_are_spelled_as_before_and_by_name() {
+    let read = |text: &str| serde_json::from_str::<PackedExperts>(text);
+    for (text, want, written) in [
+        ("false", PackedExperts::No, "false"),
+        ("true", PackedExperts::Mxfp4, "true"),
+        ("\"mxfp4\"", PackedExperts::Mxfp4, "true"),
+        ("\"fp8\"", PackedExperts::Fp8, "\"fp8\""),
+    ] {
+        assert_eq!(read(text).unwrap(), want);
+        assert_eq!(serde_json::to_string(&want).unwrap(), written);
+    }
+    let error = read("\"int4\"").unwrap_err().to_string();
+    assert!(error.contains("expected false, true, \"mxfp4\" or \"fp8\""), "{error}");
+}

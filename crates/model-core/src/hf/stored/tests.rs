@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
+use kernels_cubecl::{Packed, quantise_mxfp4};
+
 use super::*;
 use crate::config::ModelConfig;
 use crate::decoder::Decoder;
@@ -23,7 +25,7 @@ fn map(n: usize, out: usize, columns: usize) -> LeafMap {
 }
 
 fn load(dir: &Path, packed_experts: bool) -> Result<Model, ModelError> {
-    let options = LoadOptions { packed_experts, ..LoadOptions::default() };
+    let options = LoadOptions { packed_experts: packed_experts.into(), ..LoadOptions::default() };
     Model::load_with(dir, options, &Default::default())
 }
 
@@ -63,13 +65,13 @@ fn codes_decode_as_in_transformers() {
 fn numbers_are_rounded_by_the_published_rule() {
     let file = TensorFile::open(&of_kernels("mxfp4_quant.safetensors")).unwrap();
     let map = map(2, 3, 128);
-    let [blocks, scales] = encode(&file.read_f32("w").unwrap(), &map).unwrap();
+    let [blocks, scales] = encode(&file.read_f32("w").unwrap(), &map, quantise_mxfp4).unwrap();
     assert_eq!(scales, file.read_bytes("scales").unwrap());
     assert_eq!(blocks, file.read_bytes("blocks").unwrap());
     let back = decode(&blocks, &scales, &map).unwrap();
     assert_eq!(back, file.read_f32("dequant").unwrap());
     // A block without its largest code may get a smaller scale the second time; the numbers stay.
-    let [blocks, scales] = encode(&back, &map).unwrap();
+    let [blocks, scales] = encode(&back, &map, quantise_mxfp4).unwrap();
     assert_eq!(decode(&blocks, &scales, &map).unwrap(), back);
 }
 
@@ -122,6 +124,7 @@ fn original(packed: &Model, keep_packed: bool) -> tempfile::TempDir {
             floats.push((new, shape(&name), weight.decode().into_data().into_vec().unwrap()));
             continue;
         }
+        let Packed::Mxfp4(weight) = weight else { panic!("{name} is not in MXFP4") };
         let (blocks, scales) = weight.to_bytes();
         let [of_blocks, of_scales] = packed_shapes(maps.iter().find(|map| map.leaf == name).unwrap()).unwrap();
         bytes.push((format!("{new}.blocks"), of_blocks, blocks));
