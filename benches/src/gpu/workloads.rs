@@ -161,8 +161,8 @@ fn fp8_layer(bench: &Bench, name: &str, [x, w, dy]: [&Tensor<B, 2>; 3], work: Wo
     let zeros = Tensor::<B, 2>::from_data(TensorData::new(vec![4f32; 48], [3, 16]), (&x.device(), DType::F32));
     for (what, history) in [("layer", None), ("layer with history", Some(raw(&zeros)))] {
         bench.time(&format!("{name} {what}"), work, || {
-            let (y, saved) = B::lm_linear_fp8_fwd(raw(x), raw(w), history.clone(), mode, want);
-            drop((y, B::lm_linear_fp8_bwd(raw(dy), raw(w), saved, mode, want, None)));
+            let (y, saved) = B::lm_linear_fp8_fwd(raw(x), raw(w), history.clone(), mode, want, None);
+            drop((y, B::lm_linear_fp8_bwd(raw(dy), raw(w), saved, mode, want, None, None)));
         });
     }
     bench.time(&format!("{name} layer in bf16"), work, || {
@@ -175,25 +175,25 @@ fn rows(bench: &Bench, device: &CudaDevice) {
     let [x, residual, dy] = [0, 1, 2].map(|_| random::<B, 2>([TOKENS, D_MODEL], device));
     let gamma = random::<B, 1>([D_MODEL], device);
     let bytes = (TOKENS * D_MODEL) as f64 * BF16;
-    bench.time("rms_norm", Work::Bytes(2.0 * bytes), || drop(B::lm_rms_norm_fwd(raw(&x), raw(&gamma), 1e-5)));
+    bench.time("rms_norm", Work::Bytes(2.0 * bytes), || drop(B::lm_rms_norm_fwd(raw(&x), raw(&gamma), 1e-5, None)));
     bench.time("add_rms_norm", Work::Bytes(4.0 * bytes), || {
-        drop(B::lm_add_rms_norm_fwd(raw(&x), raw(&residual), raw(&gamma), 1e-5));
+        drop(B::lm_add_rms_norm_fwd(raw(&x), raw(&residual), raw(&gamma), 1e-5, None));
     });
-    let rstd = B::lm_rms_norm_fwd(raw(&x), raw(&gamma), 1e-5).1;
+    let rstd = B::lm_rms_norm_fwd(raw(&x), raw(&gamma), 1e-5, None).1;
     bench.time("rms_norm backward with carry", Work::Bytes(4.0 * bytes), || {
-        drop(B::lm_rms_norm_bwd(raw(&dy), raw(&x), raw(&gamma), rstd.clone(), Some(raw(&residual))));
+        drop(B::lm_rms_norm_bwd(raw(&dy), raw(&x), raw(&gamma), rstd.clone(), Some(raw(&residual)), None));
     });
     let gate_up = random::<B, 2>([TOKENS, 2 * D_FF], device);
     let dy = random::<B, 2>([TOKENS, D_FF], device);
     let bytes = (TOKENS * D_FF) as f64 * BF16;
     bench.time("swiglu", Work::Bytes(3.0 * bytes), || drop(swiglu(gate_up.clone())));
-    bench.time("swiglu backward", Work::Bytes(5.0 * bytes), || drop(B::lm_swiglu_bwd(raw(&dy), raw(&gate_up))));
+    bench.time("swiglu backward", Work::Bytes(5.0 * bytes), || drop(B::lm_swiglu_bwd(raw(&dy), raw(&gate_up), None)));
     drop((gate_up, dy));
     let mut qkv = Some(raw(&random::<B, 3>([4, TOKENS / 4, HEADS.width()], device)));
     let [cos, sin] = [0, 1].map(|_| random::<B, 3>([4, TOKENS / 4, HEADS.d_head / 2], device));
     let bytes = (TOKENS * (HEADS.n_heads + HEADS.n_kv_heads) * HEADS.d_head) as f64 * BF16;
     bench.time("rope_qkv in place", Work::Bytes(2.0 * bytes), || {
-        qkv = qkv.take().map(|qkv| B::lm_rope_qkv(qkv, raw(&cos), raw(&sin), HEADS, Rotation::Forward));
+        qkv = qkv.take().map(|qkv| B::lm_rope_qkv(qkv, raw(&cos), raw(&sin), HEADS, Rotation::Forward, None));
     });
     let (table, ids) = (random::<B, 2>([VOCABULARY, D_MODEL], device), ints([4, TOKENS / 4], VOCABULARY, device));
     let dy = random::<B, 3>([4, TOKENS / 4, D_MODEL], device);

@@ -11,6 +11,7 @@ pub(crate) mod flash;
 pub(crate) mod gemm;
 pub(crate) mod launch;
 mod parking;
+pub(crate) mod peaks;
 mod probe;
 pub mod profile;
 pub(crate) mod reduce;
@@ -20,6 +21,7 @@ mod sources;
 pub use crate::ops::linear_fp8::cuda::round_fp8;
 pub use bridge::device_memory;
 pub use faults::guarded;
+pub use peaks::Peaks;
 pub use gemm::{Element, Gemm, Types, gemm, gemm_fp8};
 pub use probe::{claim, keep_exact_sizes, open, provoke_fault};
 

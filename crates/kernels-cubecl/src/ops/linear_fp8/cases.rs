@@ -93,9 +93,9 @@ fn accumulated<B: LmBackend>(
     let primitive = |tensor: Tensor<B, 3>| tensor.into_primitive().tensor();
     let w = w.into_primitive().tensor();
     let want = Tracked { x: false, weight: true };
-    let (_, saved) = B::lm_linear_fp8_fwd(primitive(x), w.clone(), None, Fp8::default(), want);
+    let (_, saved) = B::lm_linear_fp8_fwd(primitive(x), w.clone(), None, Fp8::default(), want, None);
     let sum = sum.inner().into_primitive().tensor();
-    let grads = B::lm_linear_fp8_bwd(primitive(dy), w, saved, Fp8::default(), want, Some(sum));
+    let grads = B::lm_linear_fp8_bwd(primitive(dy), w, saved, Fp8::default(), want, Some(sum), None);
     let (_, dw64) = reference::backward(dy64, x64, w64, None, dims);
     let total: Vec<f64> = sum64.iter().zip(dw64).map(|(sum, dw)| sum + dw).collect();
     let got = grads.dw.map(|dw| Tensor::<B, 2>::from_primitive(TensorPrimitive::Float(dw)));

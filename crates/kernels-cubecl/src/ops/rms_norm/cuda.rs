@@ -7,8 +7,9 @@ use cubecl::ir::StorageType;
 use cubecl::prelude::*;
 
 use crate::cuda::launch::{check_indices, check_lengths, cubes, dense, empty, lanes, row_threads, rows};
-use crate::cuda::reduce::{cube_sum, cube_sums, lane_sum, sum_rows};
-use crate::cuda::{Buffer, Runtime};
+use crate::cuda::peaks::{gather, largest_size, wanted, words};
+use crate::cuda::reduce::{cube_max, cube_sum, cube_sums, lane_sum, sum_rows};
+use crate::cuda::{Buffer, Peaks, Runtime};
 
 /// Most threads that work on a row, forward: few, so that each has several loads in flight.
 const FORWARD_THREADS: usize = 128;
@@ -30,12 +31,14 @@ fn forward_kernel<F: Float, G: Float, N: Size>(
     sum: &mut Array<Vector<F, N>>,
     y: &mut Array<Vector<F, N>>,
     rstd: &mut Array<f32>,
+    words: &Array<Atomic<u32>>,
     eps: f32,
     vectors: u32,
     width: f32,
     #[comptime] per: usize,
     #[comptime] threads: usize,
     #[comptime] added: bool,
+    #[comptime] gathered: bool,
     #[define(F)] _x_type: StorageType,
     #[define(G)] _gamma_type: StorageType,
 ) {
@@ -58,20 +61,28 @@ fn forward_kernel<F: Float, G: Float, N: Size>(
     }
     let total = cube_sum(lane_sum::<N>(squares), threads);
     let r = 1.0f32 / (total / width + eps).sqrt();
+    let mut size = 0.0f32;
     #[unroll]
     for i in 0..per {
         let column = UNIT_POS + comptime!((i * threads) as u32);
         if column < vectors {
             let gain = Vector::<f32, N>::cast_from(gamma[column as usize]);
-            y[(base + column) as usize] = Vector::cast_from(values[i] * Vector::new(r) * gain);
+            let normed = Vector::<F, N>::cast_from(values[i] * Vector::new(r) * gain);
+            y[(base + column) as usize] = normed;
+            if comptime!(gathered) {
+                size = max(size, largest_size::<F, N>(normed));
+            }
         }
     }
     if UNIT_POS == 0u32 {
         rstd[CUBE_POS_X as usize] = r;
     }
+    if comptime!(gathered) {
+        gather(size, words, threads);
+    }
 }
 
-/// `dx`, and this cube's part of `dγ`. Each thread owns `per` vectors of a row. The cube takes `rows` rows at once: all
+/// `dx`, this cube's part of `dγ`, and where it is wanted the largest size in its part of `dx`. Each thread owns `per` vectors of a row. The cube takes `rows` rows at once: all
 /// their loads are in flight together, and their sums are added in one go.
 #[cube(launch_unchecked)]
 fn backward_kernel<F: Float, G: Float, N: Size>(
@@ -82,6 +93,7 @@ fn backward_kernel<F: Float, G: Float, N: Size>(
     carry: &Array<Vector<F, N>>,
     dx: &mut Array<Vector<F, N>>,
     part: &mut Array<Vector<f32, N>>,
+    seen: &mut Array<f32>,
     n_rows: u32,
     vectors: u32,
     width: f32,
@@ -90,9 +102,11 @@ fn backward_kernel<F: Float, G: Float, N: Size>(
     #[comptime] rows: usize,
     #[comptime] threads: usize,
     #[comptime] carried: bool,
+    #[comptime] gathered: bool,
     #[define(F)] _x_type: StorageType,
     #[define(G)] _gamma_type: StorageType,
 ) {
+    let mut size = 0.0f32;
     let mut dgamma = Array::<Vector<f32, N>>::new(per);
     #[unroll]
     for i in 0..per {
@@ -157,7 +171,11 @@ fn backward_kernel<F: Float, G: Float, N: Size>(
                     if comptime!(carried) {
                         gradient += Vector::<f32, N>::cast_from(carries[comptime!(k * per + i)]);
                     }
-                    dx[(row * vectors + column) as usize] = Vector::cast_from(gradient);
+                    let rounded = Vector::<F, N>::cast_from(gradient);
+                    dx[(row * vectors + column) as usize] = rounded;
+                    if comptime!(gathered) {
+                        size = max(size, largest_size::<F, N>(rounded));
+                    }
                 }
             }
         }
@@ -170,22 +188,40 @@ fn backward_kernel<F: Float, G: Float, N: Size>(
             part[(CUBE_POS_X * vectors + column) as usize] = dgamma[i];
         }
     }
+    if comptime!(gathered) {
+        let most = cube_max(size, threads);
+        if UNIT_POS == 0u32 {
+            seen[CUBE_POS_X as usize] = most;
+        }
+    }
 }
 
-/// `(y, rstd)`.
-pub(crate) fn forward(x: Buffer, gamma: Buffer, eps: f32) -> (Buffer, Buffer) {
-    let (_, y, rstd) = normalize(x, None, gamma, eps);
+/// `(y, rstd)`, with the peaks of `y` in the slot.
+pub(crate) fn forward(x: Buffer, gamma: Buffer, eps: f32, peaks: Option<&Peaks>) -> (Buffer, Buffer) {
+    let (_, y, rstd) = normalize(x, None, gamma, eps, peaks);
     (y, rstd)
 }
 
-/// `(x + residual, y, rstd)`.
-pub(crate) fn add_forward(x: Buffer, residual: Buffer, gamma: Buffer, eps: f32) -> (Buffer, Buffer, Buffer) {
+/// `(x + residual, y, rstd)`, with the peaks of `y` in the slot.
+pub(crate) fn add_forward(
+    x: Buffer,
+    residual: Buffer,
+    gamma: Buffer,
+    eps: f32,
+    peaks: Option<&Peaks>,
+) -> (Buffer, Buffer, Buffer) {
     assert!(x.dtype == residual.dtype, "add_rms_norm: x is {:?}, the residual {:?}", x.dtype, residual.dtype);
-    normalize(x, Some(residual), gamma, eps)
+    normalize(x, Some(residual), gamma, eps, peaks)
 }
 
 /// `(sum, y, rstd)`; without a residual the sum is `x`.
-fn normalize(x: Buffer, residual: Option<Buffer>, gamma: Buffer, eps: f32) -> (Buffer, Buffer, Buffer) {
+fn normalize(
+    x: Buffer,
+    residual: Option<Buffer>,
+    gamma: Buffer,
+    eps: f32,
+    peaks: Option<&Peaks>,
+) -> (Buffer, Buffer, Buffer) {
     let (x, gamma, added) = (dense(x), dense(gamma), residual.is_some());
     // Without one the kernel touches neither the residual nor the sum.
     let residual = residual.map_or_else(|| x.clone(), dense);
@@ -198,6 +234,8 @@ fn normalize(x: Buffer, residual: Option<Buffer>, gamma: Buffer, eps: f32) -> (B
         let lanes = lanes(d, &[&x, &residual, &gamma]);
         let threads = row_threads(d / lanes, FORWARD_THREADS);
         let (dtype, gamma_dtype, client) = (x.dtype, gamma.dtype, x.client.clone());
+        let slot = wanted(peaks, &y);
+        let seen = words(slot, &y);
         // SAFETY: every column is below the width and every row below the number of rows, and the lengths are those.
         unsafe {
             forward_kernel::launch_unchecked::<Runtime>(
@@ -211,22 +249,34 @@ fn normalize(x: Buffer, residual: Option<Buffer>, gamma: Buffer, eps: f32) -> (B
                 sum.clone().into_array_arg(),
                 y.clone().into_array_arg(),
                 rstd.clone().into_array_arg(),
+                seen.clone().into_array_arg(),
                 eps,
                 (d / lanes) as u32,
                 d as f32,
                 (d / lanes).div_ceil(threads),
                 threads,
                 added,
+                slot.is_some(),
                 dtype.into(),
                 gamma_dtype.into(),
             );
+        }
+        if let Some(slot) = slot {
+            slot.leave(y.clone(), seen);
         }
     }
     (sum, y, rstd)
 }
 
-/// `(dx, dγ)`, with `carry` added to `dx`.
-pub(crate) fn backward(dy: Buffer, x: Buffer, gamma: Buffer, rstd: Buffer, carry: Option<Buffer>) -> (Buffer, Buffer) {
+/// `(dx, dγ)`, with `carry` added to `dx`, and the peaks of `dx` in the slot.
+pub(crate) fn backward(
+    dy: Buffer,
+    x: Buffer,
+    gamma: Buffer,
+    rstd: Buffer,
+    carry: Option<Buffer>,
+    peaks: Option<&Peaks>,
+) -> (Buffer, Buffer) {
     let [dy, x, gamma, rstd] = [dy, x, gamma, rstd].map(dense);
     check_indices("rms_norm backward", &[&x]);
     let (m, d) = rows(&x.shape());
@@ -247,6 +297,9 @@ pub(crate) fn backward(dy: Buffer, x: Buffer, gamma: Buffer, rstd: Buffer, carry
     let strips = m.div_ceil(at_once).min(MAX_STRIPS);
     let part = empty(&x, Shape::new([strips, d]), DType::F32);
     let (gamma_dtype, client) = (gamma.dtype, x.client.clone());
+    let slot = wanted(peaks, &dx);
+    // Every cube has a word of its own here.
+    let seen = if slot.is_some() { empty(&x, Shape::new([strips]), DType::F32) } else { part.clone() };
     // SAFETY: every column is below the width and every row below the number of rows, and the lengths are those.
     unsafe {
         backward_kernel::launch_unchecked::<Runtime>(
@@ -261,6 +314,7 @@ pub(crate) fn backward(dy: Buffer, x: Buffer, gamma: Buffer, rstd: Buffer, carry
             carry.into_array_arg(),
             dx.clone().into_array_arg(),
             part.clone().into_array_arg(),
+            seen.clone().into_array_arg(),
             m as u32,
             (d / lanes) as u32,
             d as f32,
@@ -269,9 +323,13 @@ pub(crate) fn backward(dy: Buffer, x: Buffer, gamma: Buffer, rstd: Buffer, carry
             at_once,
             threads,
             carried,
+            slot.is_some(),
             dtype.into(),
             gamma_dtype.into(),
         );
+    }
+    if let Some(slot) = slot {
+        slot.leave(dx.clone(), seen);
     }
     (dx, sum_rows(part, gamma_dtype))
 }
