@@ -2,7 +2,7 @@
 
 use burn::tensor::{Tensor, TensorPrimitive};
 
-use super::reference;
+use super::{gathered, reference};
 use crate::cases::{Check, Fill, Runner};
 use crate::tolerance::Kind;
 use crate::{Fp8, LmBackend, Tracked};
@@ -106,5 +106,6 @@ fn accumulated<B: LmBackend>(
 pub fn run<B: LmBackend>(device: &B::Device) -> Vec<Check> {
     let mut runner = Runner::<B>::new("linear_fp8", device);
     cases().iter().for_each(|case| run_case(case, &mut runner));
+    gathered::cases().iter().for_each(|case| gathered::run_case(case, &mut runner));
     runner.finish()
 }

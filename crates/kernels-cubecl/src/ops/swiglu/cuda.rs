@@ -42,7 +42,6 @@ fn forward_kernel<F: Float, N: Size>(
 }
 
 #[cube(launch)]
-#[expect(clippy::too_many_arguments, reason = "a kernel takes every buffer and size by itself")]
 fn backward_kernel<F: Float, N: Size>(
     dy: &Array<Vector<F, N>>,
     gate_up: &Array<Vector<F, N>>,
