@@ -6,7 +6,9 @@
 use anyhow::Result;
 use burn::tensor::ops::{FloatTensor, IntTensor};
 use burn::tensor::{Tensor, TensorPrimitive};
-use kernels_cubecl::{AdamW, Cpu, Gathered, Leaf, LmBackend, Master, Moments, Rotation, Tracked, adamw_step, sum_squares};
+use kernels_cubecl::{
+    AdamW, Cpu, Gathered, Leaf, LmBackend, Master, Moments, Rotation, Tracked, adamw_step, sum_squares,
+};
 use model_core::{ModelConfig, Rows};
 
 use super::demo::{self, Demo, values, whole_numbers};

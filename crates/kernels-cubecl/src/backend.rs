@@ -12,7 +12,8 @@ use burn::tensor::{DType, FloatDType, TensorData, TensorMetadata, read_sync};
 
 use crate::parking::{self, Parked};
 use crate::{
-    AdamW, Dispatch, Fp8, Fp8Gradients, Fp8Saved, Gathered, HeadLayout, HostCopy, HostReserve, Master, Moments, Mxfp4, portable,
+    AdamW, Dispatch, Fp8, Fp8Gradients, Fp8Saved, Gathered, HeadLayout, HostCopy, HostReserve, Master, Moments, Mxfp4,
+    portable,
 };
 
 /// Direction of the rotary embedding.

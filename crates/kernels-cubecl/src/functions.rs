@@ -293,10 +293,7 @@ pub fn swiglu<B: LmBackend, const D: usize>(gate_up: Tensor<B, D>) -> Tensor<B, 
 ///
 /// # Shapes
 /// As [`swiglu`].
-pub fn swiglu_gathered<B: LmBackend, const D: usize>(
-    gate_up: Tensor<B, D>,
-    peaks: Gathered<B::Peaks>,
-) -> Tensor<B, D> {
+pub fn swiglu_gathered<B: LmBackend, const D: usize>(gate_up: Tensor<B, D>, peaks: Gathered<B::Peaks>) -> Tensor<B, D> {
     let dims = gate_up.dims();
     assert!(dims[D - 1].is_multiple_of(2), "swiglu: last axis must hold gate and up of one width, got {dims:?}");
     wrap(B::lm_swiglu(unwrap(gate_up), peaks))

@@ -12,9 +12,8 @@ use burn_flex::FlexTensor;
 
 use crate::ops;
 use crate::{
-    Gathered,
-    AdamW, CrossEntropyParts, Dispatch, HeadLayout, Leaf, LmBackend, Master, Moments, Mxfp4, Rotation, StatsParts,
-    Tracked, portable,
+    AdamW, CrossEntropyParts, Dispatch, Gathered, HeadLayout, Leaf, LmBackend, Master, Moments, Mxfp4, Rotation,
+    StatsParts, Tracked, portable,
 };
 use dense::{Dense, int_tensor, tensor, whole_numbers};
 use operands::{Head, Rows, SpanValues};

@@ -12,8 +12,8 @@ use crate::ops::{
     rms_norm, rope_qkv, route, sum_squares, swiglu, swiglu_clamped,
 };
 use crate::{
-    AdamW, CrossEntropyParts, Dispatch, Fp8, Fp8Gradients, Fp8Saved, Gathered, HeadLayout, HostCopy, HostReserve, LmBackend,
-    Master, Moments, Mxfp4, Parked, Rotation, Tracked,
+    AdamW, CrossEntropyParts, Dispatch, Fp8, Fp8Gradients, Fp8Saved, Gathered, HeadLayout, HostCopy, HostReserve,
+    LmBackend, Master, Moments, Mxfp4, Parked, Rotation, Tracked,
 };
 
 impl<F: FloatElement, I: IntElement, T: BoolElement> LmBackend for CubeBackend<Runtime, F, I, T> {

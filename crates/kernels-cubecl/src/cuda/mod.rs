@@ -19,11 +19,11 @@ mod snapshot;
 mod sources;
 
 pub use crate::ops::linear_fp8::cuda::round_fp8;
-pub use bridge::device_memory;
+pub use bridge::{device_memory, treat_as};
 pub use faults::guarded;
-pub use peaks::Peaks;
 pub use gemm::{Element, Gemm, Types, gemm, gemm_fp8};
-pub use probe::{claim, keep_exact_sizes, open, provoke_fault};
+pub use peaks::Peaks;
+pub use probe::{check_fp8, claim, keep_exact_sizes, open, provoke_fault};
 
 pub(crate) use bridge::{Argument, Grid, RawKernel, capability, has_fp8};
 

@@ -72,7 +72,8 @@ fn kernels<B: LmBackend>(case: &Case, runner: &mut Runner<B>) {
         let (tensor, _) = runner.constant(fill.values(seed, dims.iter().product()), dims);
         tensor.inner().into_primitive().tensor()
     };
-    let [x, residual, dy] = [1, 2, 3].map(|seed| raw(seed, [b, t, d], if seed == 1 { case.fill } else { Fill::Typical }));
+    let [x, residual, dy] =
+        [1, 2, 3].map(|seed| raw(seed, [b, t, d], if seed == 1 { case.fill } else { Fill::Typical }));
     let (gamma, _) = runner.constant(Fill::Typical.values(4, d), [d]);
     let gamma = || gamma.clone().inner().into_primitive().tensor();
     let (gate_up, dgated) = (raw(5, [b, t, 2 * f], case.fill), raw(6, [b, t, f], Fill::Typical));
@@ -103,8 +104,7 @@ fn block<B: LmBackend>(case: &Case, runner: &Runner<B>, slotted: bool) -> Vec<(&
     let stream = |seed, fill: Fill| runner.tracked(fill.values(seed, b * t * d), [b, t, d]).0;
     let (x, residual) = (stream(1, case.fill), stream(2, Fill::Typical));
     let gains = [3, 4, 5].map(gain);
-    let weights =
-        [matrix(6, HEADS.width(), d), matrix(7, d, HEADS.q_width()), matrix(8, 2 * f, d), matrix(9, d, f)];
+    let weights = [matrix(6, HEADS.width(), d), matrix(7, d, HEADS.q_width()), matrix(8, 2 * f, d), matrix(9, d, f)];
     let [qkv_w, out_w, gate_up_w, down_w] = weights.clone();
     let [cos, sin] = [10, 11].map(|seed| {
         let dims = [b, t, HEADS.d_head / 2];
@@ -124,8 +124,7 @@ fn block<B: LmBackend>(case: &Case, runner: &Runner<B>, slotted: bool) -> Vec<(&
     let qkv = rope_qkv_gathered(qkv, cos, sin, HEADS, of_qkv.as_ref());
     let mixed = attention(qkv, &spans, None, HEADS, 0.25);
     let out = linear_fp8_gathered(mixed, out_w, mode, pair(&None, &of_out));
-    let (sum, normed) =
-        add_rms_norm_gathered(out, residual.clone(), gains[1].clone(), EPS, pair(&of_second, &of_out));
+    let (sum, normed) = add_rms_norm_gathered(out, residual.clone(), gains[1].clone(), EPS, pair(&of_second, &of_out));
     let gate_up = linear_fp8_gathered(normed, gate_up_w, mode, pair(&of_second, &of_gate_up));
     let gated = swiglu_gathered(gate_up, pair(&of_gated, &of_gate_up));
     let down = linear_fp8_gathered(gated, down_w, mode, pair(&of_gated, &of_down));

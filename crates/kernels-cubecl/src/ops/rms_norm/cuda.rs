@@ -1,4 +1,4 @@
-//! RMS norm on CUDA: a cube per row forward; backward a cube walks over many rows, so that `dγ` needs no atomics.
+//! RMS norm on CUDA: forward a plane per row, or a cube where the row is long; backward a cube walks over many rows, so that `dγ` needs no atomics.
 #![expect(unsafe_code, reason = "kernels without bounds checks, whose callers' lengths are checked here")]
 #![allow(clippy::too_many_arguments, reason = "a kernel takes every buffer and size by itself")]
 
@@ -11,7 +11,13 @@ use crate::cuda::peaks::{gather, largest_size, wanted, words};
 use crate::cuda::reduce::{cube_max, cube_sum, cube_sums, lane_sum, sum_rows};
 use crate::cuda::{Buffer, Peaks, Runtime};
 
-/// Most threads that work on a row, forward: few, so that each has several loads in flight.
+/// Vectors of a row that a thread holds, forward, where a plane works on the row alone: many loads in flight and no barrier. A
+/// longer row is for a whole cube.
+const PLANE_VECTORS: usize = 16;
+/// Threads of a plane, and rows of a cube whose planes work alone.
+const PLANE: usize = 32;
+const PLANES: usize = 4;
+/// Most threads that work on a longer row, forward: few, so that each has several loads in flight.
 const FORWARD_THREADS: usize = 128;
 /// Most threads that work on a row, backward.
 const BACKWARD_THREADS: usize = 256;
@@ -21,8 +27,8 @@ const MAX_STRIPS: usize = 264;
 /// the registers of two rows would leave room for one cube only.
 const HELD_VECTORS: usize = 2;
 
-/// `y` and `r` of the cube's row; each thread holds `per` vectors of it. With `added` first `sum ← x + residual`, and the norm
-/// is that of the rounded sum.
+/// `y` and `r` of the cube's rows, one for each row of its threads; a thread holds `per` vectors. With `added` first
+/// `sum ← x + residual`, and the norm is that of the rounded sum. Where there are several rows, each is a plane's.
 #[cube(launch_unchecked)]
 fn forward_kernel<F: Float, G: Float, N: Size>(
     x: &Array<Vector<F, N>>,
@@ -33,52 +39,72 @@ fn forward_kernel<F: Float, G: Float, N: Size>(
     rstd: &mut Array<f32>,
     words: &Array<Atomic<u32>>,
     eps: f32,
+    n_rows: u32,
     vectors: u32,
     width: f32,
     #[comptime] per: usize,
+    #[comptime] rows: usize,
     #[comptime] threads: usize,
     #[comptime] added: bool,
     #[comptime] gathered: bool,
     #[define(F)] _x_type: StorageType,
     #[define(G)] _gamma_type: StorageType,
 ) {
-    let base = CUBE_POS_X * vectors;
-    let mut values = Array::<Vector<f32, N>>::new(per);
+    let row = CUBE_POS_X * comptime!(rows as u32) + UNIT_POS_Y;
+    let base = row * vectors;
+    let columns = select(row < n_rows, vectors, 0u32);
+    let mut values = Array::<Vector<F, N>>::new(per);
+    let mut others = Array::<Vector<F, N>>::new(per);
+    #[unroll]
+    for i in 0..per {
+        let column = UNIT_POS_X + comptime!((i * threads) as u32);
+        if column < columns {
+            values[i] = x[(base + column) as usize];
+            if comptime!(added) {
+                others[i] = residual[(base + column) as usize];
+            }
+        }
+    }
     let mut squares = Vector::<f32, N>::new(0.0f32);
     #[unroll]
     for i in 0..per {
-        let column = UNIT_POS + comptime!((i * threads) as u32);
-        if column < vectors {
-            let at = (base + column) as usize;
-            values[i] = Vector::<f32, N>::cast_from(x[at]);
+        let column = UNIT_POS_X + comptime!((i * threads) as u32);
+        if column < columns {
             if comptime!(added) {
-                let rounded = Vector::<F, N>::cast_from(values[i] + Vector::<f32, N>::cast_from(residual[at]));
-                sum[at] = rounded;
-                values[i] = Vector::<f32, N>::cast_from(rounded);
+                let total = Vector::<f32, N>::cast_from(values[i]) + Vector::<f32, N>::cast_from(others[i]);
+                values[i] = Vector::<F, N>::cast_from(total);
+                sum[(base + column) as usize] = values[i];
             }
-            squares += values[i] * values[i];
+            let value = Vector::<f32, N>::cast_from(values[i]);
+            squares += value * value;
         }
     }
-    let total = cube_sum(lane_sum::<N>(squares), threads);
+    let mut total = lane_sum::<N>(squares);
+    if comptime!(rows > 1) {
+        total = plane_sum(total);
+    } else {
+        total = cube_sum(total, threads);
+    }
     let r = 1.0f32 / (total / width + eps).sqrt();
     let mut size = 0.0f32;
     #[unroll]
     for i in 0..per {
-        let column = UNIT_POS + comptime!((i * threads) as u32);
-        if column < vectors {
+        let column = UNIT_POS_X + comptime!((i * threads) as u32);
+        if column < columns {
             let gain = Vector::<f32, N>::cast_from(gamma[column as usize]);
-            let normed = Vector::<F, N>::cast_from(values[i] * Vector::new(r) * gain);
+            let value = Vector::<f32, N>::cast_from(values[i]);
+            let normed = Vector::<F, N>::cast_from(value * Vector::new(r) * gain);
             y[(base + column) as usize] = normed;
             if comptime!(gathered) {
                 size = max(size, largest_size::<F, N>(normed));
             }
         }
     }
-    if UNIT_POS == 0u32 {
-        rstd[CUBE_POS_X as usize] = r;
+    if UNIT_POS_X == 0u32 && row < n_rows {
+        rstd[row as usize] = r;
     }
     if comptime!(gathered) {
-        gather(size, words, threads);
+        gather(size, words, comptime!(rows * threads));
     }
 }
 
@@ -232,7 +258,8 @@ fn normalize(
     let sum = if added { empty(&x, x.shape(), x.dtype) } else { x.clone() };
     if m > 0 {
         let lanes = lanes(d, &[&x, &residual, &gamma]);
-        let threads = row_threads(d / lanes, FORWARD_THREADS);
+        let alone = d / lanes <= PLANE * PLANE_VECTORS;
+        let (threads, at_once) = if alone { (PLANE, PLANES) } else { (row_threads(d / lanes, FORWARD_THREADS), 1) };
         let (dtype, gamma_dtype, client) = (x.dtype, gamma.dtype, x.client.clone());
         let slot = wanted(peaks, &y);
         let seen = words(slot, &y);
@@ -240,8 +267,8 @@ fn normalize(
         unsafe {
             forward_kernel::launch_unchecked::<Runtime>(
                 &client,
-                cubes(m),
-                CubeDim::new_1d(threads as u32),
+                cubes(m.div_ceil(at_once)),
+                CubeDim::new_2d(threads as u32, at_once as u32),
                 lanes,
                 x.into_array_arg(),
                 residual.into_array_arg(),
@@ -251,9 +278,11 @@ fn normalize(
                 rstd.clone().into_array_arg(),
                 seen.clone().into_array_arg(),
                 eps,
+                m as u32,
                 (d / lanes) as u32,
                 d as f32,
                 (d / lanes).div_ceil(threads),
+                at_once,
                 threads,
                 added,
                 slot.is_some(),

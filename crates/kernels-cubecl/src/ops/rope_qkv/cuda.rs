@@ -10,8 +10,9 @@ use crate::cuda::peaks::{gather, largest_size, wanted, words};
 use crate::cuda::{Buffer, Peaks, Runtime};
 use crate::{HeadLayout, Rotation};
 
-/// Most heads of a thread: all of them are loaded before any is stored, so that this many pairs of loads are in flight.
-const MAX_HEADS: usize = 4;
+/// Most heads of a thread: all of them are loaded before any is stored, so that this many pairs of loads are in flight, and the
+/// tables are read once for all of them.
+const MAX_HEADS: usize = 8;
 
 /// `half` and `width` are the vectors of half a head and of a row; `sign` is −1 for the backward pass. Of the `groups` of heads the
 /// first `turned` are rotated; where peaks are gathered, the v heads follow, which are only looked at.
