@@ -192,7 +192,8 @@ fn load(kernel: RawKernel) -> sys::CUfunction {
     let image = compile(kernel, &options, architecture.starts_with("compute_"));
     let name = CString::new(kernel.name).expect("a name without zeros");
     let (mut module, mut function) = (null_mut(), null_mut());
-    // SAFETY: the image is a whole program of NVRTC, PTX with the zero at its end; the pointers are to live variables and the name ends with a zero.
+    // SAFETY: the image is a whole program of NVRTC, PTX with the zero at its end; the pointers are to live variables and the
+    // name ends with a zero.
     unsafe {
         check("cuModuleLoadData", sys::cuModuleLoadData(&mut module, image.as_ptr().cast()));
         check("cuModuleGetFunction", sys::cuModuleGetFunction(&mut function, module, name.as_ptr()));

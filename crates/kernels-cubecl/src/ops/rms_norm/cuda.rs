@@ -1,4 +1,5 @@
-//! RMS norm on CUDA: forward a plane per row, or a cube where the row is long; backward a cube walks over many rows, so that `dγ` needs no atomics.
+//! RMS norm on CUDA: forward a plane per row, or a cube where the row is long; backward a cube walks over many rows, so that `dγ`
+//! needs no atomics.
 #![expect(unsafe_code, reason = "kernels without bounds checks, whose callers' lengths are checked here")]
 #![allow(clippy::too_many_arguments, reason = "a kernel takes every buffer and size by itself")]
 
@@ -108,6 +109,26 @@ fn forward_kernel<F: Float, G: Float, N: Size>(
     }
 }
 
+/// Loads the thread's vectors of a row into the `k`-th part of `held`.
+#[cube]
+fn load_row<F: Float, N: Size>(
+    matrix: &Array<Vector<F, N>>,
+    held: &mut Array<Vector<F, N>>,
+    row: u32,
+    vectors: u32,
+    #[comptime] k: usize,
+    #[comptime] per: usize,
+    #[comptime] threads: usize,
+) {
+    #[unroll]
+    for i in 0..per {
+        let column = UNIT_POS + comptime!((i * threads) as u32);
+        if column < vectors {
+            held[comptime!(k * per + i)] = matrix[(row * vectors + column) as usize];
+        }
+    }
+}
+
 /// `dx`, this cube's part of `dγ`, and where it is wanted the largest size in its part of `dx`. Each thread owns `per` vectors of a row. The cube takes `rows` rows at once: all
 /// their loads are in flight together, and their sums are added in one go.
 #[cube(launch_unchecked)]
@@ -149,17 +170,10 @@ fn backward_kernel<F: Float, G: Float, N: Size>(
             // Beyond the end the last row is taken again, and neither counted nor written.
             let row = min(first + comptime!(k as u32), n_rows - 1u32);
             r[k] = rstd[row as usize];
-            #[unroll]
-            for i in 0..per {
-                let column = UNIT_POS + comptime!((i * threads) as u32);
-                if column < vectors {
-                    let at = (row * vectors + column) as usize;
-                    upstream[comptime!(k * per + i)] = dy[at];
-                    input[comptime!(k * per + i)] = x[at];
-                    if comptime!(carried) {
-                        carries[comptime!(k * per + i)] = carry[at];
-                    }
-                }
+            load_row::<F, N>(dy, &mut upstream, row, vectors, k, per, threads);
+            load_row::<F, N>(x, &mut input, row, vectors, k, per, threads);
+            if comptime!(carried) {
+                load_row::<F, N>(carry, &mut carries, row, vectors, k, per, threads);
             }
         }
         let mut sums = Array::<f32>::new(rows);
