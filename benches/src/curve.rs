@@ -117,7 +117,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
     #[cfg(feature = "cuda")]
     kernels_cubecl::cuda::keep_exact_sizes();
-    let device = arguments.device.resolve()?.with(config.precision.precision())?;
+    let device = config.precision.on(arguments.device.resolve()?)?;
     let log = on_device!(device, B, on => follow::<B>(arguments, &config, source, &on))??;
     let curve = Curve {
         r#impl: "firebrick",

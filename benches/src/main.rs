@@ -19,6 +19,10 @@ const USAGE: u8 = 2;
 #[derive(Parser)]
 #[command(name = "perf")]
 struct Cli {
+    /// Treats CUDA devices as of this compute capability, for instance 80, where they have a later one: what older cards run, as
+    /// far as this program chooses it. cuBLASLt knows the card; for cubecl see benches/older/libcuda.c
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(i32).range(80..=999))]
+    capability: Option<i32>,
     #[command(subcommand)]
     command: Command,
 }
@@ -42,7 +46,15 @@ enum Command {
 
 fn main() -> ExitCode {
     trainer::memory::keep_freed_memory();
-    let result = match Cli::parse().command {
+    let Cli { capability, command } = Cli::parse();
+    #[cfg(feature = "cuda")]
+    capability.into_iter().for_each(kernels_cubecl::cuda::treat_as);
+    #[cfg(not(feature = "cuda"))]
+    if capability.is_some() {
+        eprintln!("perf: --capability: {}", KernelError::NoCuda(0));
+        return ExitCode::from(KernelError::NoCuda(0).exit_code());
+    }
+    let result = match command {
         Command::Cpu(arguments) => cpu::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Check(arguments) => check::run(&arguments),
         Command::Gpu(arguments) => gpu::run(&arguments),

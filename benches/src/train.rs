@@ -308,7 +308,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     plan.require_host(host_available())?;
     #[cfg(feature = "cuda")]
     kernels_cubecl::cuda::keep_exact_sizes();
-    let device = arguments.device.resolve()?.with(config.precision.precision())?;
+    let device = config.precision.on(arguments.device.resolve()?)?;
     let used = used_memory(&device);
     let line = on_device!(device, B, on => measure::<B>(arguments, &config, &on, &used))??;
     println!("{}", serde_json::to_string(&line)?);

@@ -6,7 +6,9 @@
 use anyhow::Result;
 use burn::tensor::ops::{FloatTensor, IntTensor};
 use burn::tensor::{Tensor, TensorPrimitive};
-use kernels_cubecl::{AdamW, Cpu, Leaf, LmBackend, Master, Moments, Rotation, Tracked, adamw_step, sum_squares};
+use kernels_cubecl::{
+    AdamW, Cpu, Gathered, Leaf, LmBackend, Master, Moments, Rotation, Tracked, adamw_step, sum_squares,
+};
 use model_core::{ModelConfig, Rows};
 
 use super::demo::{self, Demo, values, whole_numbers};
@@ -53,16 +55,16 @@ fn rows_of_tokens(bench: &mut Bench, config: &ModelConfig) {
     let (x, residual, gamma) = (values(&[m, d], 1), values(&[m, d], 2), values(&[d], 3));
     let eps = config.rms_norm_eps;
     bench.add("add + rms norm, forward", 2 * n_layers, 0.0, || {
-        Cpu::lm_add_rms_norm_fwd(x.clone(), residual.clone(), gamma.clone(), eps)
+        Cpu::lm_add_rms_norm_fwd(x.clone(), residual.clone(), gamma.clone(), eps, None)
     });
-    let (_, rstd) = Cpu::lm_rms_norm_fwd(x.clone(), gamma.clone(), eps);
+    let (_, rstd) = Cpu::lm_rms_norm_fwd(x.clone(), gamma.clone(), eps, None);
     bench.add("rms norm, backward", 2 * n_layers + 1, 0.0, || {
         let carry = Some(residual.clone());
-        Cpu::lm_rms_norm_bwd(residual.clone(), x.clone(), gamma.clone(), rstd.clone(), carry)
+        Cpu::lm_rms_norm_bwd(residual.clone(), x.clone(), gamma.clone(), rstd.clone(), carry, None)
     });
     let (gate_up, dy) = (values(&[m, 2 * f], 4), values(&[m, f], 5));
-    bench.add("swiglu, forward", n_layers, 0.0, || Cpu::lm_swiglu(gate_up.clone()));
-    bench.add("swiglu, backward", n_layers, 0.0, || Cpu::lm_swiglu_bwd(dy.clone(), gate_up.clone()));
+    bench.add("swiglu, forward", n_layers, 0.0, || Cpu::lm_swiglu(gate_up.clone(), Gathered::default()));
+    bench.add("swiglu, backward", n_layers, 0.0, || Cpu::lm_swiglu_bwd(dy.clone(), gate_up.clone(), None));
 }
 
 /// The two ends of the model.
@@ -113,7 +115,7 @@ fn attention(bench: &mut Bench, config: &ModelConfig, seq_len: usize) -> Result<
     let half = [b, seq_len, heads.d_head / 2];
     let (cos, sin) = (values(&half, 2), values(&half, 3));
     for (name, rotation) in [("forward", Rotation::Forward), ("backward", Rotation::Backward)] {
-        let rotate = || Cpu::lm_rope_qkv(qkv.clone(), cos.clone(), sin.clone(), heads, rotation);
+        let rotate = || Cpu::lm_rope_qkv(qkv.clone(), cos.clone(), sin.clone(), heads, rotation, None);
         bench.add(&format!("rotary embedding, {name}"), n_layers, 0.0, rotate);
     }
     let (start, end) = spans(b, seq_len)?;

@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
 use burn::tensor::{DType, Distribution, Element as _, FloatDType, Int, Tensor, TensorData};
-use kernels_cubecl::cuda::{CudaDevice, Element, Gemm, Types, gemm, gemm_fp8, round_fp8};
+use kernels_cubecl::cuda::{CudaDevice, Element, Gemm, Peaks, Types, gemm, gemm_fp8, round_fp8};
 use kernels_cubecl::{
-    AdamW, Cuda, CudaBf16, Fp8, HeadLayout, Leaf, LmBackend, Master, Moments, PackedMoments, Rotation, Spans, Tracked,
-    adamw_step, add_assign, clip_scale, embedding, embedding_backward_acc, linear, sum_parts, sum_squares,
-    sum_squares_into, sum_squares_parts, swiglu, token_logprobs,
+    AdamW, Cuda, CudaBf16, Fp8, Gathered, HeadLayout, Leaf, LmBackend, Master, Moments, PackedMoments, Rotation, Spans,
+    Tracked, adamw_step, add_assign, clip_scale, embedding, embedding_backward_acc, linear, sum_parts, sum_squares,
+    sum_squares_into, sum_squares_parts, swiglu, swiglu_gathered, token_logprobs,
 };
 
 use super::experts;
@@ -161,8 +161,8 @@ fn fp8_layer(bench: &Bench, name: &str, [x, w, dy]: [&Tensor<B, 2>; 3], work: Wo
     let zeros = Tensor::<B, 2>::from_data(TensorData::new(vec![4f32; 48], [3, 16]), (&x.device(), DType::F32));
     for (what, history) in [("layer", None), ("layer with history", Some(raw(&zeros)))] {
         bench.time(&format!("{name} {what}"), work, || {
-            let (y, saved) = B::lm_linear_fp8_fwd(raw(x), raw(w), history.clone(), mode, want);
-            drop((y, B::lm_linear_fp8_bwd(raw(dy), raw(w), saved, mode, want, None)));
+            let (y, saved) = B::lm_linear_fp8_fwd(raw(x), raw(w), history.clone(), mode, want, None);
+            drop((y, B::lm_linear_fp8_bwd(raw(dy), raw(w), saved, mode, want, None, None)));
         });
     }
     bench.time(&format!("{name} layer in bf16"), work, || {
@@ -175,26 +175,45 @@ fn rows(bench: &Bench, device: &CudaDevice) {
     let [x, residual, dy] = [0, 1, 2].map(|_| random::<B, 2>([TOKENS, D_MODEL], device));
     let gamma = random::<B, 1>([D_MODEL], device);
     let bytes = (TOKENS * D_MODEL) as f64 * BF16;
-    bench.time("rms_norm", Work::Bytes(2.0 * bytes), || drop(B::lm_rms_norm_fwd(raw(&x), raw(&gamma), 1e-5)));
-    bench.time("add_rms_norm", Work::Bytes(4.0 * bytes), || {
-        drop(B::lm_add_rms_norm_fwd(raw(&x), raw(&residual), raw(&gamma), 1e-5));
+    bench.time("rms_norm", Work::Bytes(2.0 * bytes), || drop(B::lm_rms_norm_fwd(raw(&x), raw(&gamma), 1e-5, None)));
+    let slot = Peaks::default();
+    bench.time("rms_norm, peaks gathered", Work::Bytes(2.0 * bytes), || {
+        drop(B::lm_rms_norm_fwd(raw(&x), raw(&gamma), 1e-5, Some(&slot)));
     });
-    let rstd = B::lm_rms_norm_fwd(raw(&x), raw(&gamma), 1e-5).1;
+    bench.time("add_rms_norm", Work::Bytes(4.0 * bytes), || {
+        drop(B::lm_add_rms_norm_fwd(raw(&x), raw(&residual), raw(&gamma), 1e-5, None));
+    });
+    let rstd = B::lm_rms_norm_fwd(raw(&x), raw(&gamma), 1e-5, None).1;
     bench.time("rms_norm backward with carry", Work::Bytes(4.0 * bytes), || {
-        drop(B::lm_rms_norm_bwd(raw(&dy), raw(&x), raw(&gamma), rstd.clone(), Some(raw(&residual))));
+        drop(B::lm_rms_norm_bwd(raw(&dy), raw(&x), raw(&gamma), rstd.clone(), Some(raw(&residual)), None));
+    });
+    bench.time("rms_norm backward with carry, peaks gathered", Work::Bytes(4.0 * bytes), || {
+        drop(B::lm_rms_norm_bwd(raw(&dy), raw(&x), raw(&gamma), rstd.clone(), Some(raw(&residual)), Some(&slot)));
     });
     let gate_up = random::<B, 2>([TOKENS, 2 * D_FF], device);
     let dy = random::<B, 2>([TOKENS, D_FF], device);
     let bytes = (TOKENS * D_FF) as f64 * BF16;
     bench.time("swiglu", Work::Bytes(3.0 * bytes), || drop(swiglu(gate_up.clone())));
-    bench.time("swiglu backward", Work::Bytes(5.0 * bytes), || drop(B::lm_swiglu_bwd(raw(&dy), raw(&gate_up))));
+    bench.time("swiglu backward", Work::Bytes(5.0 * bytes), || drop(B::lm_swiglu_bwd(raw(&dy), raw(&gate_up), None)));
+    bench.time("swiglu, peaks gathered", Work::Bytes(3.0 * bytes), || {
+        drop(swiglu_gathered(gate_up.clone(), Gathered { forward: Some(slot.clone()), backward: None }));
+    });
+    bench.time("swiglu backward, peaks gathered", Work::Bytes(5.0 * bytes), || {
+        drop(B::lm_swiglu_bwd(raw(&dy), raw(&gate_up), Some(&slot)));
+    });
     drop((gate_up, dy));
     let mut qkv = Some(raw(&random::<B, 3>([4, TOKENS / 4, HEADS.width()], device)));
     let [cos, sin] = [0, 1].map(|_| random::<B, 3>([4, TOKENS / 4, HEADS.d_head / 2], device));
     let bytes = (TOKENS * (HEADS.n_heads + HEADS.n_kv_heads) * HEADS.d_head) as f64 * BF16;
     bench.time("rope_qkv in place", Work::Bytes(2.0 * bytes), || {
-        qkv = qkv.take().map(|qkv| B::lm_rope_qkv(qkv, raw(&cos), raw(&sin), HEADS, Rotation::Forward));
+        qkv = qkv.take().map(|qkv| B::lm_rope_qkv(qkv, raw(&cos), raw(&sin), HEADS, Rotation::Forward, None));
     });
+    bench.time("rope_qkv backward in place, peaks gathered", Work::Bytes(2.0 * bytes), || {
+        // An emptied slot lets the rows be turned in place again.
+        drop(B::lm_take_peaks(&slot));
+        qkv = qkv.take().map(|qkv| B::lm_rope_qkv(qkv, raw(&cos), raw(&sin), HEADS, Rotation::Backward, Some(&slot)));
+    });
+    drop(B::lm_take_peaks(&slot));
     let (table, ids) = (random::<B, 2>([VOCABULARY, D_MODEL], device), ints([4, TOKENS / 4], VOCABULARY, device));
     let dy = random::<B, 3>([4, TOKENS / 4, D_MODEL], device);
     let bytes = (TOKENS * D_MODEL) as f64 * BF16;

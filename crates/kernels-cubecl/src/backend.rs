@@ -4,14 +4,16 @@
 //! `_fwd`, `_bwd`, `_dx`, `_dw` ones are the pieces that node is made of and run on the inner backend only. All names start
 //! with `lm_`, because burn's own traits already own `linear`, `attention` and `embedding`.
 
+use std::fmt::Debug;
+
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::{FloatTensor, IntTensor};
 use burn::tensor::{DType, FloatDType, TensorData, TensorMetadata, read_sync};
 
 use crate::parking::{self, Parked};
 use crate::{
-    AdamW, Dispatch, ExpertWeight, Fp8, Fp8Gradients, Fp8Rows, Fp8Saved, HeadLayout, HostCopy, HostReserve, LoraParts,
-    Master, Moments, Mxfp4, portable,
+    AdamW, Dispatch, ExpertWeight, Fp8, Fp8Gradients, Fp8Rows, Fp8Saved, Gathered, HeadLayout, HostCopy, HostReserve,
+    LoraParts, Master, Moments, Mxfp4, portable,
 };
 
 /// Direction of the rotary embedding.
@@ -53,6 +55,19 @@ pub type StatsParts<B> = (FloatTensor<B>, FloatTensor<B>, IntTensor<B>);
 /// Shapes use the crate's legend: b batch, t query token, s key token, d model, n heads, k kv-heads, h head dim, f ff,
 /// v vocab, m rows. `..` stands for any leading axes. Every body here is the portable one.
 pub trait LmBackend: Backend {
+    /// A slot in which a kernel leaves abs-maxima of the tensor that it writes, for the FP8 layer that reads it; see [`Gathered`].
+    /// An empty slot is one that nothing has been left in.
+    type Peaks: Clone + Default + Debug + Send + Sync + 'static;
+
+    /// Whether the kernels of this device leave anything in slots.
+    fn lm_gathers(_device: &Self::Device) -> bool {
+        false
+    }
+    /// Takes the abs-maxima of parts of a tensor, `[n]` in f32, out of a slot.
+    fn lm_take_peaks(_peaks: &Self::Peaks) -> Option<FloatTensor<Self>> {
+        None
+    }
+
     /// `y[.., o] = x[.., i] · weight[o, i]ᵀ`.
     fn lm_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
         portable::linear::<Self>(x, weight)
@@ -93,57 +108,69 @@ pub trait LmBackend: Backend {
         portable::bias_grad::<Self>(dy, dtype)
     }
 
-    /// RMS norm over the last axis.
-    fn lm_rms_norm(x: FloatTensor<Self>, gamma: FloatTensor<Self>, eps: f32) -> FloatTensor<Self> {
-        Self::lm_rms_norm_fwd(x, gamma, eps).0
+    /// RMS norm over the last axis; `peaks` gets those of the result.
+    fn lm_rms_norm(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        eps: f32,
+        peaks: Option<&Self::Peaks>,
+    ) -> FloatTensor<Self> {
+        Self::lm_rms_norm_fwd(x, gamma, eps, peaks).0
     }
-    /// `(y, rstd)`, where `rstd` is `[m]`.
+    /// `(y, rstd)`, where `rstd` is `[m]`; `peaks` gets those of `y`.
     fn lm_rms_norm_fwd(
         x: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
         eps: f32,
+        _peaks: Option<&Self::Peaks>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         portable::rms_norm_fwd::<Self>(x, gamma, eps)
     }
-    /// `(dx, dgamma)`; `carry`, where given, is added to `dx` (the gradient that reached `x` on another way).
+    /// `(dx, dgamma)`; `carry`, where given, is added to `dx` (the gradient that reached `x` on another way). `peaks` gets those of
+    /// `dx`.
     fn lm_rms_norm_bwd(
         dy: FloatTensor<Self>,
         x: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
         rstd: FloatTensor<Self>,
         carry: Option<FloatTensor<Self>>,
+        _peaks: Option<&Self::Peaks>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         portable::rms_norm_bwd::<Self>(dy, x, gamma, rstd, carry)
     }
-    /// `(x + residual, rms_norm(x + residual))`.
+    /// `(x + residual, rms_norm(x + residual))`; `peaks` gets those of the norm and of the gradient of `x`.
     fn lm_add_rms_norm(
         x: FloatTensor<Self>,
         residual: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
         eps: f32,
+        peaks: Gathered<Self::Peaks>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let (sum, y, _) = Self::lm_add_rms_norm_fwd(x, residual, gamma, eps);
+        let (sum, y, _) = Self::lm_add_rms_norm_fwd(x, residual, gamma, eps, peaks.forward.as_ref());
         (sum, y)
     }
-    /// `(sum, y, rstd)`.
+    /// `(sum, y, rstd)`; `peaks` gets those of `y`.
     fn lm_add_rms_norm_fwd(
         x: FloatTensor<Self>,
         residual: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
         eps: f32,
+        peaks: Option<&Self::Peaks>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let sum = Self::float_add(x, residual);
-        let (y, rstd) = Self::lm_rms_norm_fwd(sum.clone(), gamma, eps);
+        let (y, rstd) = Self::lm_rms_norm_fwd(sum.clone(), gamma, eps, peaks);
         (sum, y, rstd)
     }
 
-    /// Rotary embedding on the q and k parts of a fused row; `cos` and `sin` are `[b, t, h/2]`.
+    /// Rotary embedding on the q and k parts of a fused row; `cos` and `sin` are `[b, t, h/2]`. `peaks` gets those of what the
+    /// backward rotation makes, v part included.
     fn lm_rope_qkv(
         qkv: FloatTensor<Self>,
         cos: FloatTensor<Self>,
         sin: FloatTensor<Self>,
         heads: HeadLayout,
         rotation: Rotation,
+        _peaks: Option<&Self::Peaks>,
     ) -> FloatTensor<Self> {
         portable::rope_qkv::<Self>(qkv, cos, sin, heads, rotation)
     }
@@ -200,12 +227,16 @@ pub trait LmBackend: Backend {
         portable::attention_cached::<Self>(q, k, v, start, end, sinks, heads, scale)
     }
 
-    /// `silu(gate_up[.., ..f]) · gate_up[.., f..]`.
-    fn lm_swiglu(gate_up: FloatTensor<Self>) -> FloatTensor<Self> {
+    /// `silu(gate_up[.., ..f]) · gate_up[.., f..]`; `peaks` gets those of the result and of the gradient.
+    fn lm_swiglu(gate_up: FloatTensor<Self>, _peaks: Gathered<Self::Peaks>) -> FloatTensor<Self> {
         portable::swiglu::<Self>(gate_up)
     }
-    /// Gradient of [`LmBackend::lm_swiglu`].
-    fn lm_swiglu_bwd(dy: FloatTensor<Self>, gate_up: FloatTensor<Self>) -> FloatTensor<Self> {
+    /// Gradient of [`LmBackend::lm_swiglu`]; `peaks` gets those of it.
+    fn lm_swiglu_bwd(
+        dy: FloatTensor<Self>,
+        gate_up: FloatTensor<Self>,
+        _peaks: Option<&Self::Peaks>,
+    ) -> FloatTensor<Self> {
         portable::swiglu_bwd::<Self>(dy, gate_up)
     }
 
@@ -316,26 +347,31 @@ pub trait LmBackend: Backend {
     fn lm_scale(x: FloatTensor<Self>, factor: FloatTensor<Self>) -> FloatTensor<Self> {
         portable::scale::<Self>(x, factor)
     }
-    /// [`LmBackend::lm_linear`] with operands in FP8; see [`crate::ops::linear_fp8`].
+    /// [`LmBackend::lm_linear`] with operands in FP8; see [`crate::ops::linear_fp8`]. `peaks` has those of `x` and, in the
+    /// backward pass, of the gradient of `y`, where the kernels before left some.
     fn lm_linear_fp8(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         history: Option<FloatTensor<Self>>,
         mode: Fp8,
+        peaks: Gathered<Self::Peaks>,
     ) -> FloatTensor<Self> {
-        Self::lm_linear_fp8_fwd(x, weight, history, mode, Tracked { x: false, weight: false }).0
+        let nothing = Tracked { x: false, weight: false };
+        Self::lm_linear_fp8_fwd(x, weight, history, mode, nothing, peaks.forward.as_ref()).0
     }
-    /// `y` and what the gradients that `want` asks for need.
+    /// `y` and what the gradients that `want` asks for need; `peaks` has those of `x`.
     fn lm_linear_fp8_fwd(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         history: Option<FloatTensor<Self>>,
         _mode: Fp8,
         want: Tracked,
+        _peaks: Option<&Self::Peaks>,
     ) -> (FloatTensor<Self>, Fp8Saved<Self>) {
         portable::linear_fp8_fwd::<Self>(x, weight, history, want)
     }
     /// The gradients that `want` asks for; `dw` is added to `acc` where that is given, into its memory where nobody else holds it.
+    /// `peaks` has those of `dy`.
     fn lm_linear_fp8_bwd(
         dy: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -343,6 +379,7 @@ pub trait LmBackend: Backend {
         _mode: Fp8,
         want: Tracked,
         acc: Option<FloatTensor<Self>>,
+        _peaks: Option<&Self::Peaks>,
     ) -> Fp8Gradients<Self> {
         portable::linear_fp8_bwd::<Self>(dy, weight, saved, want, acc)
     }

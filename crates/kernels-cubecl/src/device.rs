@@ -73,6 +73,18 @@ impl Device {
         }
     }
 
+    /// Checks that the matrix units of the device have FP8; without them a layer in FP8 is computed on the host, for tests alone.
+    ///
+    /// # Errors
+    /// [`KernelError::NoFp8`] with the device.
+    pub fn check_fp8(&self) -> Result<(), KernelError> {
+        match self {
+            Self::Cpu(_) => Err(KernelError::NoFp8 { device: "the CPU".to_owned() }),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(device) | Self::CudaBf16(device) => crate::cuda::check_fp8(device),
+        }
+    }
+
     /// The same device with another element type.
     ///
     /// # Errors
@@ -256,6 +268,13 @@ mod tests {
         let cpu = DeviceChoice::Cpu.resolve().unwrap();
         assert_eq!(cpu.clone().with(Precision::F32), Ok(cpu.clone()));
         assert_eq!(cpu.with(Precision::Bf16).unwrap_err().exit_code(), 4);
+    }
+
+    #[test]
+    fn the_cpu_has_no_fp8() {
+        let error = DeviceChoice::Cpu.resolve().unwrap().check_fp8().unwrap_err();
+        assert_eq!(error.exit_code(), 4);
+        assert!(error.to_string().contains("bf16"), "{error}");
     }
 
     #[test]

@@ -34,6 +34,14 @@ pub enum KernelError {
         /// What to do.
         action: &'static str,
     },
+    /// A device without matrix units for FP8 was asked for it.
+    #[error(
+        "precision fp8: {device} has no FP8 matrix units, which compute capability 8.9 and later have; set the precision to bf16"
+    )]
+    NoFp8 {
+        /// The device, with its compute capability where it has one.
+        device: String,
+    },
     /// An op failed on the device's own thread, after it was called.
     #[error(
         "{op} on CUDA: the kernel did not run: {message}; results since then are garbage, resume from the last checkpoint"
@@ -111,6 +119,7 @@ impl KernelError {
             | Self::Fp8Rows { .. } => 2,
             Self::NoCuda(_)
             | Self::NoBf16
+            | Self::NoFp8 { .. }
             | Self::TwoPrecisions(_)
             | Self::CudaMissing { .. }
             | Self::DeviceFault { .. }

@@ -95,6 +95,27 @@ impl Default for Fp8 {
     }
 }
 
+/// Slots through which the ops beside an FP8 linear layer tell it abs-maxima of what they wrote, so that a layer with scales of
+/// now need not look for them in a pass of its own.
+///
+/// A slot is for one tensor in one pass: the op that writes the tensor fills it, the layer empties it. A tensor that is not the
+/// one that the slot was filled for makes the layer's result NaN. `P` is [`crate::LmBackend::Peaks`]; a backend without such
+/// kernels leaves the slots empty, and the layer looks itself.
+#[derive(Clone, Debug)]
+pub struct Gathered<P> {
+    /// Of the tensor that passes forward: the result of the op before the layer.
+    pub forward: Option<P>,
+    /// Of the tensor that comes back: the gradient of the layer's result, which the op behind the layer makes.
+    pub backward: Option<P>,
+}
+
+impl<P> Default for Gathered<P> {
+    /// No slots.
+    fn default() -> Self {
+        Self { forward: None, backward: None }
+    }
+}
+
 /// What the backward pass of an FP8 linear layer needs of the forward pass.
 #[derive(Clone, Debug)]
 pub struct Fp8Saved<B: Backend> {

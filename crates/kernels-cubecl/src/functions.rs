@@ -4,7 +4,7 @@ use burn::tensor::{DType, Int, Tensor, TensorMetadata, TensorPrimitive, backend:
 
 use crate::ops::adamw::packed;
 use crate::ops::sum_squares::SUM_PARTS;
-use crate::{AdamW, Fp8, HeadLayout, Leaf, LmBackend, Master, Moments, PackedMoments, Rotation, Spans};
+use crate::{AdamW, Fp8, Gathered, HeadLayout, Leaf, LmBackend, Master, Moments, PackedMoments, Rotation, Spans};
 
 pub(crate) fn unwrap<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> FloatTensor<B> {
     tensor.into_primitive().tensor()
@@ -108,7 +108,27 @@ pub fn linear_fp8<B: LmBackend, const D: usize>(
         let [rows, n] = history.dims();
         assert!(rows == 3 && n > 0, "linear_fp8: history must be [3, n] with n > 0, got [{rows}, {n}]");
     }
-    wrap(B::lm_linear_fp8(unwrap(x), unwrap(weight), history.map(unwrap), mode))
+    wrap(B::lm_linear_fp8(unwrap(x), unwrap(weight), history.map(unwrap), mode, Gathered::default()))
+}
+
+/// [`linear_fp8`] with scales of now, whose peaks of `x` and of the gradient of the result are taken from slots where the ops
+/// beside this one left them; the numbers are the same.
+///
+/// # Shapes
+/// As [`linear_fp8`].
+pub fn linear_fp8_gathered<B: LmBackend, const D: usize>(
+    x: Tensor<B, D>,
+    weight: Tensor<B, 2>,
+    mode: Fp8,
+    peaks: Gathered<B::Peaks>,
+) -> Tensor<B, D> {
+    let (x_dims, w_dims) = (x.dims(), weight.dims());
+    assert_eq!(
+        x_dims[D - 1],
+        w_dims[1],
+        "linear_fp8: last axis of x {x_dims:?} must match weight [out, in] {w_dims:?}"
+    );
+    wrap(B::lm_linear_fp8(unwrap(x), unwrap(weight), None, mode, peaks))
 }
 
 /// Root-mean-square norm over the last axis: `y = x / √(mean(x²) + eps) · gamma`.
@@ -116,8 +136,21 @@ pub fn linear_fp8<B: LmBackend, const D: usize>(
 /// # Shapes
 /// `x [.., d]`, `gamma [d]`, result `[.., d]`.
 pub fn rms_norm<B: LmBackend, const D: usize>(x: Tensor<B, D>, gamma: Tensor<B, 1>, eps: f32) -> Tensor<B, D> {
+    rms_norm_gathered(x, gamma, eps, None)
+}
+
+/// [`rms_norm`] that leaves peaks of its result in a slot, see [`Gathered`].
+///
+/// # Shapes
+/// As [`rms_norm`].
+pub fn rms_norm_gathered<B: LmBackend, const D: usize>(
+    x: Tensor<B, D>,
+    gamma: Tensor<B, 1>,
+    eps: f32,
+    peaks: Option<&B::Peaks>,
+) -> Tensor<B, D> {
     check_gamma("rms_norm", &x, &gamma);
-    wrap(B::lm_rms_norm(unwrap(x), unwrap(gamma), eps))
+    wrap(B::lm_rms_norm(unwrap(x), unwrap(gamma), eps, peaks))
 }
 
 /// Residual add and norm in one pass: `(x + residual, rms_norm(x + residual))`.
@@ -130,9 +163,26 @@ pub fn add_rms_norm<B: LmBackend, const D: usize>(
     gamma: Tensor<B, 1>,
     eps: f32,
 ) -> (Tensor<B, D>, Tensor<B, D>) {
+    add_rms_norm_gathered(x, residual, gamma, eps, Gathered::default())
+}
+
+/// [`add_rms_norm`] that leaves peaks of the norm and of the gradient of `x` in slots, see [`Gathered`].
+///
+/// The gradient is that of the sum. So everything else that uses the sum must come after the norm in the graph, as in a block
+/// whose next sum needs what became of the norm.
+///
+/// # Shapes
+/// As [`add_rms_norm`].
+pub fn add_rms_norm_gathered<B: LmBackend, const D: usize>(
+    x: Tensor<B, D>,
+    residual: Tensor<B, D>,
+    gamma: Tensor<B, 1>,
+    eps: f32,
+    peaks: Gathered<B::Peaks>,
+) -> (Tensor<B, D>, Tensor<B, D>) {
     check_gamma("add_rms_norm", &x, &gamma);
     assert_eq!(x.dims(), residual.dims(), "add_rms_norm: x and residual must have one shape");
-    let (sum, y) = B::lm_add_rms_norm(unwrap(x), unwrap(residual), unwrap(gamma), eps);
+    let (sum, y) = B::lm_add_rms_norm(unwrap(x), unwrap(residual), unwrap(gamma), eps, peaks);
     (wrap(sum), wrap(y))
 }
 
@@ -151,13 +201,27 @@ pub fn rope_qkv<B: LmBackend>(
     sin: Tensor<B, 3>,
     heads: HeadLayout,
 ) -> Tensor<B, 3> {
+    rope_qkv_gathered(qkv, cos, sin, heads, None)
+}
+
+/// [`rope_qkv`] that leaves peaks of the gradient of `qkv` in a slot, see [`Gathered`]; nothing else may use `qkv`.
+///
+/// # Shapes
+/// As [`rope_qkv`].
+pub fn rope_qkv_gathered<B: LmBackend>(
+    qkv: Tensor<B, 3>,
+    cos: Tensor<B, 3>,
+    sin: Tensor<B, 3>,
+    heads: HeadLayout,
+    peaks: Option<&B::Peaks>,
+) -> Tensor<B, 3> {
     let [b, t, width] = qkv.dims();
     heads.check();
     assert!(heads.d_head.is_multiple_of(2), "rope_qkv: d_head must be even, got {heads:?}");
     assert_eq!(width, heads.width(), "rope_qkv: width of qkv must match {heads:?}");
     assert_eq!(cos.dims(), [b, t, heads.d_head / 2], "rope_qkv: cos must be [b, t, d_head/2]");
     assert_eq!(sin.dims(), cos.dims(), "rope_qkv: sin must have the shape of cos");
-    wrap(B::lm_rope_qkv(unwrap(qkv), unwrap(cos), unwrap(sin), heads, Rotation::Forward))
+    wrap(B::lm_rope_qkv(unwrap(qkv), unwrap(cos), unwrap(sin), heads, Rotation::Forward, peaks))
 }
 
 /// Grouped-query attention over a fused row; `spans` says which keys each query sees.
@@ -221,9 +285,18 @@ fn check_spans<B: Backend>(
 /// # Shapes
 /// `gate_up [.., 2f]`, result `[.., f]`.
 pub fn swiglu<B: LmBackend, const D: usize>(gate_up: Tensor<B, D>) -> Tensor<B, D> {
+    swiglu_gathered(gate_up, Gathered::default())
+}
+
+/// [`swiglu`] that leaves peaks of its result and of the gradient of `gate_up` in slots, see [`Gathered`]; nothing else may use
+/// `gate_up`.
+///
+/// # Shapes
+/// As [`swiglu`].
+pub fn swiglu_gathered<B: LmBackend, const D: usize>(gate_up: Tensor<B, D>, peaks: Gathered<B::Peaks>) -> Tensor<B, D> {
     let dims = gate_up.dims();
     assert!(dims[D - 1].is_multiple_of(2), "swiglu: last axis must hold gate and up of one width, got {dims:?}");
-    wrap(B::lm_swiglu(unwrap(gate_up)))
+    wrap(B::lm_swiglu(unwrap(gate_up), peaks))
 }
 
 /// Rows of the table by id. The gradient is summed in a fixed order.

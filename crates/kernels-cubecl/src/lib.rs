@@ -49,12 +49,12 @@ pub use experts::{
     Dispatch, Routed, combine, dispatch, gather_tokens, grouped_linear, grouped_linear_mxfp4, grouped_linear_packed,
     route, swiglu_clamped,
 };
-pub use fp8::{Fp8, Fp8Gradients, Fp8Saved};
+pub use fp8::{Fp8, Fp8Gradients, Fp8Saved, Gathered};
 pub use functions::{
-    CrossEntropy, TokenStats, adamw_step, add_assign, add_rms_norm, attention, attention_cached, clip_scale, embedding,
-    embedding_backward_acc, linear, linear_bias, linear_bias_f32, linear_cross_entropy, linear_f32, linear_fp8,
-    rms_norm, rope_qkv, sum_parts, sum_squares, sum_squares_into, sum_squares_parts, swiglu, token_logprobs,
-    token_stats,
+    CrossEntropy, TokenStats, adamw_step, add_assign, add_rms_norm, add_rms_norm_gathered, attention, attention_cached,
+    clip_scale, embedding, embedding_backward_acc, linear, linear_bias, linear_bias_f32, linear_cross_entropy,
+    linear_f32, linear_fp8, linear_fp8_gathered, rms_norm, rms_norm_gathered, rope_qkv, rope_qkv_gathered, sum_parts,
+    sum_squares, sum_squares_into, sum_squares_parts, swiglu, swiglu_gathered, token_logprobs, token_stats,
 };
 pub use layout::{HeadLayout, Spans};
 pub use leaf::Leaf;

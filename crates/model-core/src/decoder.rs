@@ -9,7 +9,7 @@ use kernels_cubecl::{Fp8, Leaf, LmBackend, Packed, Shelf, embedding, recompute};
 
 use crate::config::ModelConfig;
 use crate::layers::block::Flow;
-use crate::layers::{Attention, Block, Linear, Moe, RmsNorm, Routing};
+use crate::layers::{Attention, Block, Linear, Moe, Normed, RmsNorm, Routing};
 use crate::leaves::{LeafReader, NamedLeaf};
 use crate::rows::Input;
 
@@ -65,13 +65,13 @@ impl<B: LmBackend> Decoder<B> {
     /// attention layer and the normalised rows, and returns what the layer adds to the stream. Caches enter here.
     pub fn hidden_with<F>(&self, ids_bt: Tensor<B, 2, burn::tensor::Int>, mut mix: F) -> Tensor<B, 3>
     where
-        F: FnMut(usize, &Attention<B>, Tensor<B, 3>) -> Tensor<B, 3>,
+        F: FnMut(usize, &Attention<B>, Normed<B>) -> Tensor<B, 3>,
     {
         let mut flow = Flow::start(embedding(self.embedding.clone(), ids_bt));
         for (i, block) in self.blocks.iter().enumerate() {
             flow = block.forward(flow, |attention, x| mix(i, attention, x));
         }
-        flow.normalise(&self.final_norm).1
+        flow.normalise(&self.final_norm, None).1
     }
 
     /// As [`Decoder::hidden`], with the first blocks recomputed and the activations of the others kept.
@@ -97,7 +97,7 @@ impl<B: LmBackend> Decoder<B> {
         let forward = |flow, block: &Block<B>| block.forward(flow, |attention, x| attend(attention, x, input));
         let mut flow = kept.iter().fold(flow, forward);
         let routed = std::mem::take(&mut flow.routed);
-        (flow.normalise(&self.final_norm).1, routed)
+        (flow.normalise(&self.final_norm, None).1, routed)
     }
 
     /// Weight of the output head, `[vocab_size, d_model]`; the embedding when tied.
@@ -253,8 +253,8 @@ fn experts_name(layer: usize) -> String {
     format!("model.layers.{layer}.mlp.experts")
 }
 
-fn attend<B: LmBackend>(attention: &Attention<B>, x: Tensor<B, 3>, input: &Input<B>) -> Tensor<B, 3> {
-    attention.forward(x, input.cos.clone(), input.sin.clone(), input.spans_of(attention))
+fn attend<B: LmBackend>(attention: &Attention<B>, normed: Normed<B>, input: &Input<B>) -> Tensor<B, 3> {
+    attention.forward(normed, input.cos.clone(), input.sin.clone(), input.spans_of(attention))
 }
 
 /// One block that keeps no activations, as one tensor, and where it sent the tokens.

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use figment::Figment;
 use figment::providers::{Format, Toml};
-use kernels_cubecl::{Fp8, Precision, Shelf};
+use kernels_cubecl::{Device, Fp8, KernelError, Precision, Shelf};
 use model_core::Replay;
 use model_core::hf::FloatType;
 use serde::de::DeserializeOwned;
@@ -157,6 +157,18 @@ impl Arithmetic {
             Self::F32 => Precision::F32,
             Self::Bf16 | Self::Fp8 => Precision::Bf16,
         }
+    }
+
+    /// The device with this arithmetic.
+    ///
+    /// # Errors
+    /// As [`Device::with`]; [`KernelError::NoFp8`] for FP8 on a device whose matrix units do not have it.
+    pub fn on(self, device: Device) -> Result<Device, KernelError> {
+        let device = device.with(self.precision())?;
+        if self == Self::Fp8 {
+            device.check_fp8()?;
+        }
+        Ok(device)
     }
 
     /// How the products of the blocks are done in training.

@@ -133,14 +133,14 @@ fn require_memory<S: Stage>(config: &S::Config, device: &Device) -> Result<(), T
 /// Loads and checks the configuration, finds the device and runs the stage on its backend.
 ///
 /// # Errors
-/// As [`config::load`], [`Stage::check`], [`DeviceChoice::resolve`] and [`Stage::run`]; [`TrainError::NoDeviceMemory`] and
+/// As [`config::load`], [`Stage::check`], [`DeviceChoice::resolve`], [`Arithmetic::on`] and [`Stage::run`]; [`TrainError::NoDeviceMemory`] and
 /// [`TrainError::NoHostMemory`] before anything is allocated when device or host have too little.
 pub fn execute<S: Stage>(args: &StageArgs) -> Result<Outcome, TrainError> {
     let config: S::Config = config::load(&args.config, &args.sets)?;
     S::check(&config)?;
     // Every step asks for the same sizes, and the memory plan counts on their coming back.
     keep_exact_sizes();
-    let device = args.device.resolve()?.with(S::arithmetic(&config).precision())?;
+    let device = S::arithmetic(&config).on(args.device.resolve()?)?;
     require_memory::<S>(&config, &device)?;
     on_device!(device, B, device => S::run::<B>(config, args, &device))?
 }

@@ -22,7 +22,7 @@ use burn::tensor::{
 
 use crate::functions::unwrap;
 use crate::{
-    Dispatch, ExpertWeight, Fp8, Fp8Rows, HeadLayout, Leaf, LmBackend, LoraParts, Mxfp4, Rotation, Tracked,
+    Dispatch, ExpertWeight, Fp8, Fp8Rows, Gathered, HeadLayout, Leaf, LmBackend, LoraParts, Mxfp4, Rotation, Tracked,
     backend::StatsParts, portable,
 };
 use experts::{
@@ -71,6 +71,16 @@ fn constant<B: LmBackend, C: CheckpointStrategy>(out: FloatTensor<B>) -> FloatTe
 }
 
 impl<B: LmBackend, C: CheckpointStrategy> LmBackend for Autodiff<B, C> {
+    type Peaks = B::Peaks;
+
+    fn lm_gathers(device: &Self::Device) -> bool {
+        B::lm_gathers(device)
+    }
+
+    fn lm_take_peaks(peaks: &Self::Peaks) -> Option<FloatTensor<Self>> {
+        B::lm_take_peaks(peaks).map(constant::<B, C>)
+    }
+
     fn lm_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
         let node = open!(LinearBackward, C, [x, weight]);
         let [x_tracked, w_tracked] = node.tracked;
@@ -83,29 +93,38 @@ impl<B: LmBackend, C: CheckpointStrategy> LmBackend for Autodiff<B, C> {
         weight: FloatTensor<Self>,
         history: Option<FloatTensor<Self>>,
         mode: Fp8,
+        peaks: Gathered<Self::Peaks>,
     ) -> FloatTensor<Self> {
-        let forward =
-            |want, history| B::lm_linear_fp8_fwd(x.primitive.clone(), weight.primitive.clone(), history, mode, want);
+        let Gathered { forward: of_x, backward: of_dy } = peaks;
+        let forward = |want, history| {
+            let (x, weight) = (x.primitive.clone(), weight.primitive.clone());
+            B::lm_linear_fp8_fwd(x, weight, history, mode, want, of_x.as_ref())
+        };
         match history {
             None => {
                 let node = open!(LinearFp8Backward, C, [x, weight]);
                 let want = Tracked { x: node.tracked[0], weight: node.tracked[1] };
                 let (out, saved) = forward(want, None);
-                node.close(out, || (weight.primitive.clone(), saved, mode, want))
+                node.close(out, || (weight.primitive.clone(), saved, mode, want, of_dy))
             }
             Some(history) => {
                 let node = open!(LinearFp8HistoryBackward, C, [x, weight, history]);
                 let want = Tracked { x: node.tracked[0], weight: node.tracked[1] };
                 let (out, saved) = forward(want, Some(history.primitive));
-                node.close(out, || (weight.primitive.clone(), saved, mode, want))
+                node.close(out, || (weight.primitive.clone(), saved, mode, want, of_dy))
             }
         }
     }
 
-    fn lm_rms_norm(x: FloatTensor<Self>, gamma: FloatTensor<Self>, eps: f32) -> FloatTensor<Self> {
+    fn lm_rms_norm(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        eps: f32,
+        peaks: Option<&Self::Peaks>,
+    ) -> FloatTensor<Self> {
         let node = open!(RmsNormBackward, C, [x, gamma]);
-        let (y, rstd) = B::lm_rms_norm_fwd(x.primitive.clone(), gamma.primitive.clone(), eps);
-        node.close(y, || (x.primitive, gamma.primitive, rstd))
+        let (y, rstd) = B::lm_rms_norm_fwd(x.primitive.clone(), gamma.primitive.clone(), eps, peaks);
+        node.close(y, || (x.primitive, gamma.primitive, rstd, None))
     }
 
     /// One fused forward, two nodes: the sum has further users, so it is a node of its own.
@@ -114,12 +133,15 @@ impl<B: LmBackend, C: CheckpointStrategy> LmBackend for Autodiff<B, C> {
         residual: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
         eps: f32,
+        peaks: Gathered<Self::Peaks>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let Gathered { forward: of_y, backward: of_dsum } = peaks;
         let node = open!(AddBackward, C, [x, residual]);
-        let (sum, y, rstd) = B::lm_add_rms_norm_fwd(x.primitive, residual.primitive, gamma.primitive.clone(), eps);
+        let (x, residual) = (x.primitive, residual.primitive);
+        let (sum, y, rstd) = B::lm_add_rms_norm_fwd(x, residual, gamma.primitive.clone(), eps, of_y.as_ref());
         let sum: FloatTensor<Self> = node.close(sum, || ());
         let node = open!(RmsNormBackward, C, [sum, gamma]);
-        let y = node.close(y, || (sum.primitive.clone(), gamma.primitive, rstd));
+        let y = node.close(y, || (sum.primitive.clone(), gamma.primitive, rstd, of_dsum));
         (sum, y)
     }
 
@@ -129,11 +151,12 @@ impl<B: LmBackend, C: CheckpointStrategy> LmBackend for Autodiff<B, C> {
         sin: FloatTensor<Self>,
         heads: HeadLayout,
         rotation: Rotation,
+        peaks: Option<&Self::Peaks>,
     ) -> FloatTensor<Self> {
         let node = open!(RopeBackward, C, [qkv]);
         let (cos, sin) = (cos.primitive, sin.primitive);
-        let out = B::lm_rope_qkv(qkv.primitive, cos.clone(), sin.clone(), heads, rotation);
-        node.close(out, || (cos, sin, heads, rotation))
+        let out = B::lm_rope_qkv(qkv.primitive, cos.clone(), sin.clone(), heads, rotation, None);
+        node.close(out, || (cos, sin, heads, rotation, peaks.cloned()))
     }
 
     fn lm_attention(
@@ -175,10 +198,11 @@ impl<B: LmBackend, C: CheckpointStrategy> LmBackend for Autodiff<B, C> {
         constant::<B, C>(B::lm_attention_cached(q, k, v, start, end, sinks, heads, scale))
     }
 
-    fn lm_swiglu(gate_up: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn lm_swiglu(gate_up: FloatTensor<Self>, peaks: Gathered<Self::Peaks>) -> FloatTensor<Self> {
         let node = open!(SwigluBackward, C, [gate_up]);
-        let out = B::lm_swiglu(gate_up.primitive.clone());
-        node.close(out, || gate_up.primitive)
+        let Gathered { forward, backward } = peaks;
+        let out = B::lm_swiglu(gate_up.primitive.clone(), Gathered { forward, backward: None });
+        node.close(out, || (gate_up.primitive, backward))
     }
 
     fn lm_embedding(weight: FloatTensor<Self>, ids: IntTensor<Self>) -> FloatTensor<Self> {

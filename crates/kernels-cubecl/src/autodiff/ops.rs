@@ -62,13 +62,13 @@ step!(
 
 step!(
     /// The gradient that already reached `x` on another way is added inside the kernel.
-    RmsNormBackward, 2, (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>), |grads, dy, (x, gamma, rstd), [x_node, g_node]| {
+    RmsNormBackward, 2, (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>, Option<B::Peaks>), |grads, dy, (x, gamma, rstd, peaks), [x_node, g_node]| {
         let carry = x_node.as_ref().and_then(|node| {
             let mut probe: Var<B> = <Autodiff<B> as AutodiffBackend>::from_inner(x.clone());
             probe.node = node.clone();
             grads.remove::<B>(&probe)
         });
-        let (dx, dgamma) = B::lm_rms_norm_bwd(dy, x, gamma, rstd, carry);
+        let (dx, dgamma) = B::lm_rms_norm_bwd(dy, x, gamma, rstd, carry, peaks.as_ref());
         if let Some(node) = x_node {
             grads.register::<B>(node.id, dx);
         }
@@ -89,13 +89,13 @@ step!(
 
 step!(
     /// The transpose of a rotation is the rotation back.
-    RopeBackward, 1, (FloatTensor<B>, FloatTensor<B>, HeadLayout, Rotation), |grads, dy, (cos, sin, heads, rotation), [node]| {
+    RopeBackward, 1, (FloatTensor<B>, FloatTensor<B>, HeadLayout, Rotation, Option<B::Peaks>), |grads, dy, (cos, sin, heads, rotation, peaks), [node]| {
         let back = match rotation {
             Rotation::Forward => Rotation::Backward,
             Rotation::Backward => Rotation::Forward,
         };
         if let Some(node) = node {
-            grads.register::<B>(node.id, B::lm_rope_qkv(dy, cos, sin, heads, back));
+            grads.register::<B>(node.id, B::lm_rope_qkv(dy, cos, sin, heads, back, peaks.as_ref()));
         }
     }
 );
@@ -129,9 +129,9 @@ step!(
 
 step!(
     /// Keeps gate and up; the gated product is cheap to differentiate from them.
-    SwigluBackward, 1, FloatTensor<B>, |grads, dy, gate_up, [node]| {
+    SwigluBackward, 1, (FloatTensor<B>, Option<B::Peaks>), |grads, dy, (gate_up, peaks), [node]| {
         if let Some(node) = node {
-            grads.register::<B>(node.id, B::lm_swiglu_bwd(dy, gate_up));
+            grads.register::<B>(node.id, B::lm_swiglu_bwd(dy, gate_up, peaks.as_ref()));
         }
     }
 );
@@ -171,19 +171,19 @@ step!(
     }
 );
 
-/// Weight, what the forward pass saved, how products are summed, and who wants a gradient.
-type LinearFp8State<B> = (FloatTensor<B>, Fp8Saved<B>, Fp8, Tracked);
+/// Weight, what the forward pass saved, how products are summed, who wants a gradient, and the slot for peaks of `dy`.
+type LinearFp8State<B> = (FloatTensor<B>, Fp8Saved<B>, Fp8, Tracked, Option<<B as LmBackend>::Peaks>);
 
 /// Gradients of an FP8 linear layer; gives the next history where there is one.
 fn linear_fp8<B: LmBackend>(
     grads: &mut Gradients,
     dy: FloatTensor<B>,
-    (weight, saved, mode, want): LinearFp8State<B>,
+    (weight, saved, mode, want, peaks): LinearFp8State<B>,
     [x_node, w_node]: [Option<NodeId>; 2],
 ) -> Option<FloatTensor<B>> {
     let mut rest = (None, None);
     let run = |acc| {
-        let all = B::lm_linear_fp8_bwd(dy, weight, saved, mode, want, acc);
+        let all = B::lm_linear_fp8_bwd(dy, weight, saved, mode, want, acc, peaks.as_ref());
         rest = (all.dx, all.history);
         all.dw
     };

@@ -12,8 +12,8 @@ use burn_flex::FlexTensor;
 
 use crate::ops;
 use crate::{
-    AdamW, CrossEntropyParts, Dispatch, Fp8Rows, HeadLayout, Leaf, LmBackend, Master, Moments, Mxfp4, Rotation,
-    StatsParts, Tracked, portable,
+    AdamW, CrossEntropyParts, Dispatch, Fp8Rows, Gathered, HeadLayout, Leaf, LmBackend, Master, Moments, Mxfp4,
+    Rotation, StatsParts, Tracked, portable,
 };
 use dense::{Dense, int_tensor, tensor, whole_numbers};
 use operands::{Head, Rows, SpanValues};
@@ -60,6 +60,8 @@ fn with_last(shape: &Shape, last: usize) -> Shape {
 }
 
 impl LmBackend for Flex {
+    type Peaks = ();
+
     fn lm_linear(x: FlexTensor, weight: FlexTensor) -> FlexTensor {
         if !fast(&[&x, &weight]) {
             return portable::linear::<Self>(x, weight);
@@ -93,7 +95,7 @@ impl LmBackend for Flex {
         tensor(dw, Shape::new([o, i]))
     }
 
-    fn lm_rms_norm_fwd(x: FlexTensor, gamma: FlexTensor, eps: f32) -> (FlexTensor, FlexTensor) {
+    fn lm_rms_norm_fwd(x: FlexTensor, gamma: FlexTensor, eps: f32, _: Option<&()>) -> (FlexTensor, FlexTensor) {
         if !fast(&[&x, &gamma]) {
             return portable::rms_norm_fwd::<Self>(x, gamma, eps);
         }
@@ -110,6 +112,7 @@ impl LmBackend for Flex {
         gamma: FlexTensor,
         rstd: FlexTensor,
         carry: Option<FlexTensor>,
+        _: Option<&()>,
     ) -> (FlexTensor, FlexTensor) {
         if !fast(&[&dy, &x, &gamma, &rstd]) || !carry.iter().all(|carry| fast(&[carry])) {
             return portable::rms_norm_bwd::<Self>(dy, x, gamma, rstd, carry);
@@ -131,6 +134,7 @@ impl LmBackend for Flex {
         residual: FlexTensor,
         gamma: FlexTensor,
         eps: f32,
+        _: Option<&()>,
     ) -> (FlexTensor, FlexTensor, FlexTensor) {
         if !fast(&[&x, &residual, &gamma]) {
             let sum = <Self as FloatTensorOps<Self>>::float_add(x, residual);
@@ -152,6 +156,7 @@ impl LmBackend for Flex {
         sin: FlexTensor,
         heads: HeadLayout,
         rotation: Rotation,
+        _: Option<&()>,
     ) -> FlexTensor {
         if !fast(&[&qkv, &cos, &sin]) {
             return portable::rope_qkv::<Self>(qkv, cos, sin, heads, rotation);
@@ -224,7 +229,7 @@ impl LmBackend for Flex {
         tensor(ops::attention::cpu::forward_cached(&operands, &problem), q.shape())
     }
 
-    fn lm_swiglu(gate_up: FlexTensor) -> FlexTensor {
+    fn lm_swiglu(gate_up: FlexTensor, _: Gathered<()>) -> FlexTensor {
         if !fast(&[&gate_up]) {
             return portable::swiglu::<Self>(gate_up);
         }
@@ -235,7 +240,7 @@ impl LmBackend for Flex {
         tensor(y, with_last(&gate_up.shape(), width / 2))
     }
 
-    fn lm_swiglu_bwd(dy: FlexTensor, gate_up: FlexTensor) -> FlexTensor {
+    fn lm_swiglu_bwd(dy: FlexTensor, gate_up: FlexTensor, _: Option<&()>) -> FlexTensor {
         if !fast(&[&dy, &gate_up]) {
             return portable::swiglu_bwd::<Self>(dy, gate_up);
         }

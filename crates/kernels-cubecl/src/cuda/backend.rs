@@ -5,7 +5,7 @@ use burn::tensor::{DType, Tensor, TensorData, TensorMetadata, read_sync};
 use burn_cubecl::{BoolElement, CubeBackend, FloatElement, IntElement};
 
 use super::launch::dense;
-use super::{Buffer, Runtime, bridge, faults, gemm, parking, snapshot};
+use super::{Buffer, Peaks, Runtime, bridge, faults, gemm, has_fp8, parking, snapshot};
 use crate::backend::StatsParts;
 use crate::functions::unwrap;
 use crate::ops::grouped_linear::cuda::{Rows, Weight, Weights};
@@ -14,8 +14,8 @@ use crate::ops::{
     linear_fp8, rms_norm, rope_qkv, route, sum_squares, swiglu, swiglu_clamped,
 };
 use crate::{
-    AdamW, CrossEntropyParts, Dispatch, ExpertWeight, Fp8, Fp8Gradients, Fp8Rows, Fp8Saved, HeadLayout, HostCopy,
-    HostReserve, LmBackend, Master, Moments, Mxfp4, Packed, Parked, Rotation, Tracked, portable,
+    AdamW, CrossEntropyParts, Dispatch, ExpertWeight, Fp8, Fp8Gradients, Fp8Rows, Fp8Saved, Gathered, HeadLayout,
+    HostCopy, HostReserve, LmBackend, Master, Moments, Mxfp4, Packed, Parked, Rotation, Tracked, portable,
 };
 
 /// The product, where the kernels are for it.
@@ -47,6 +47,16 @@ fn with_packed<B: LmBackend<FloatTensorPrimitive = Buffer>, T>(
 }
 
 impl<F: FloatElement, I: IntElement, T: BoolElement> LmBackend for CubeBackend<Runtime, F, I, T> {
+    type Peaks = Peaks;
+
+    fn lm_gathers(device: &Self::Device) -> bool {
+        Self::FloatElem::dtype() == DType::BF16 && has_fp8(device)
+    }
+
+    fn lm_take_peaks(peaks: &Peaks) -> Option<FloatTensor<Self>> {
+        peaks.take().map(|seen| seen.peaks)
+    }
+
     fn lm_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
         faults::enter("linear");
         gemm::linear(x, weight)
@@ -76,9 +86,10 @@ impl<F: FloatElement, I: IntElement, T: BoolElement> LmBackend for CubeBackend<R
         x: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
         eps: f32,
+        peaks: Option<&Peaks>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         faults::enter("rms_norm");
-        rms_norm::cuda::forward(x, gamma, eps)
+        rms_norm::cuda::forward(x, gamma, eps, peaks)
     }
 
     fn lm_rms_norm_bwd(
@@ -87,9 +98,10 @@ impl<F: FloatElement, I: IntElement, T: BoolElement> LmBackend for CubeBackend<R
         gamma: FloatTensor<Self>,
         rstd: FloatTensor<Self>,
         carry: Option<FloatTensor<Self>>,
+        peaks: Option<&Peaks>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         faults::enter("rms_norm backward");
-        rms_norm::cuda::backward(dy, x, gamma, rstd, carry)
+        rms_norm::cuda::backward(dy, x, gamma, rstd, carry, peaks)
     }
 
     fn lm_add_rms_norm_fwd(
@@ -97,9 +109,10 @@ impl<F: FloatElement, I: IntElement, T: BoolElement> LmBackend for CubeBackend<R
         residual: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
         eps: f32,
+        peaks: Option<&Peaks>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         faults::enter("add_rms_norm");
-        rms_norm::cuda::add_forward(x, residual, gamma, eps)
+        rms_norm::cuda::add_forward(x, residual, gamma, eps, peaks)
     }
 
     fn lm_rope_qkv(
@@ -108,9 +121,10 @@ impl<F: FloatElement, I: IntElement, T: BoolElement> LmBackend for CubeBackend<R
         sin: FloatTensor<Self>,
         heads: HeadLayout,
         rotation: Rotation,
+        peaks: Option<&Peaks>,
     ) -> FloatTensor<Self> {
         faults::enter("rope_qkv");
-        rope_qkv::cuda::rotate(qkv, cos, sin, heads, rotation)
+        rope_qkv::cuda::rotate(qkv, cos, sin, heads, rotation, peaks)
     }
 
     fn lm_attention_fwd(
@@ -154,14 +168,14 @@ impl<F: FloatElement, I: IntElement, T: BoolElement> LmBackend for CubeBackend<R
         attention::cuda::forward_cached(q, k, v, start, end, sinks, heads, scale)
     }
 
-    fn lm_swiglu(gate_up: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn lm_swiglu(gate_up: FloatTensor<Self>, peaks: Gathered<Peaks>) -> FloatTensor<Self> {
         faults::enter("swiglu");
-        swiglu::cuda::forward(gate_up)
+        swiglu::cuda::forward(gate_up, peaks.forward.as_ref())
     }
 
-    fn lm_swiglu_bwd(dy: FloatTensor<Self>, gate_up: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn lm_swiglu_bwd(dy: FloatTensor<Self>, gate_up: FloatTensor<Self>, peaks: Option<&Peaks>) -> FloatTensor<Self> {
         faults::enter("swiglu backward");
-        swiglu::cuda::backward(dy, gate_up)
+        swiglu::cuda::backward(dy, gate_up, peaks)
     }
 
     fn lm_embedding(weight: FloatTensor<Self>, ids: IntTensor<Self>) -> FloatTensor<Self> {
@@ -295,9 +309,10 @@ impl<F: FloatElement, I: IntElement, T: BoolElement> LmBackend for CubeBackend<R
         history: Option<FloatTensor<Self>>,
         mode: Fp8,
         want: Tracked,
+        peaks: Option<&Peaks>,
     ) -> (FloatTensor<Self>, Fp8Saved<Self>) {
         faults::enter("linear_fp8");
-        linear_fp8::cuda::forward(x, weight, history, mode, want)
+        linear_fp8::cuda::forward(x, weight, history, mode, want, peaks)
     }
 
     fn lm_linear_fp8_bwd(
@@ -307,9 +322,10 @@ impl<F: FloatElement, I: IntElement, T: BoolElement> LmBackend for CubeBackend<R
         mode: Fp8,
         want: Tracked,
         acc: Option<FloatTensor<Self>>,
+        peaks: Option<&Peaks>,
     ) -> Fp8Gradients<Self> {
         faults::enter("linear_fp8 backward");
-        linear_fp8::cuda::backward(dy, weight, saved, mode, want, acc)
+        linear_fp8::cuda::backward(dy, weight, saved, mode, want, acc, peaks)
     }
 
     fn lm_linear_bias(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {

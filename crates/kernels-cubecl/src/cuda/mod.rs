@@ -11,6 +11,7 @@ pub(crate) mod flash;
 pub(crate) mod gemm;
 pub(crate) mod launch;
 mod parking;
+pub(crate) mod peaks;
 mod probe;
 pub mod profile;
 pub(crate) mod reduce;
@@ -18,11 +19,12 @@ mod snapshot;
 mod sources;
 
 pub use crate::ops::linear_fp8::cuda::round_fp8;
-pub use bridge::device_memory;
+pub use bridge::{device_memory, treat_as};
 pub(crate) use faults::broken;
 pub use faults::guarded;
 pub use gemm::{Element, Gemm, Types, gemm, gemm_fp8};
-pub use probe::{claim, keep_exact_sizes, open, provoke_fault};
+pub use peaks::Peaks;
+pub use probe::{check_fp8, claim, keep_exact_sizes, open, provoke_fault};
 
 pub(crate) use bridge::{Argument, Grid, RawKernel, capability, end_process, has_fp8};
 

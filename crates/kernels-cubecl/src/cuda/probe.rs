@@ -22,23 +22,11 @@ const HEADERS: [&str; 3] = ["cuda_runtime.h", "cuda_fp16.h", "cuda_bf16.h"];
 /// [`KernelError::CudaMissing`] with what is missing and what to do.
 pub fn open(index: usize) -> Result<CudaDevice, KernelError> {
     let missing = |what: String, action: &'static str| KernelError::CudaMissing { index, what, action };
-    let [driver, nvrtc, cublaslt] = bridge::libraries();
-    if !driver {
-        let action = "install the NVIDIA driver, or put the folder of libcuda into LD_LIBRARY_PATH";
-        return Err(missing("the NVIDIA driver (libcuda)".into(), action));
-    }
+    check_libraries(bridge::libraries(), index)?;
     let facts = bridge::facts(index).map_err(|error| {
         missing(format!("a working driver ({error})"), "run nvidia-smi; the driver must match the kernel")
     })?;
     check_facts(&facts, index)?;
-    if !nvrtc {
-        let action = "install the CUDA toolkit's NVRTC, or put its folder into LD_LIBRARY_PATH";
-        return Err(missing("the run-time compiler (libnvrtc)".into(), action));
-    }
-    if !cublaslt {
-        let action = "install the CUDA toolkit's cuBLAS, or put its folder into LD_LIBRARY_PATH";
-        return Err(missing("the matrix library (libcublasLt)".into(), action));
-    }
     let include = cubecl::cuda::install::cuda_path().map(|path| path.join("include"));
     if let Some(header) = missing_header(include.as_deref()) {
         let action = "install the CUDA toolkit's headers and set CUDA_PATH to the folder that has include/";
@@ -47,6 +35,41 @@ pub fn open(index: usize) -> Result<CudaDevice, KernelError> {
     separate_cache();
     faults::watch();
     Ok(CudaDevice::new(index))
+}
+
+/// What is missing without driver, NVRTC and cuBLASLt, and what to do about it.
+const LIBRARIES: [(&str, &str); 3] = [
+    ("the NVIDIA driver (libcuda)", "install the NVIDIA driver, or put the folder of libcuda into LD_LIBRARY_PATH"),
+    (
+        "the run-time compiler (libnvrtc)",
+        "install the CUDA toolkit's NVRTC (package cuda-nvrtc), or put its folder into LD_LIBRARY_PATH",
+    ),
+    (
+        "the matrix library (libcublasLt)",
+        "install the CUDA toolkit's cuBLAS (package libcublas), or put its folder into LD_LIBRARY_PATH",
+    ),
+];
+
+/// Checks that each of [`LIBRARIES`] can be loaded; they are loaded at run time, and a first use without them would panic.
+fn check_libraries(present: [bool; 3], index: usize) -> Result<(), KernelError> {
+    match LIBRARIES.iter().zip(present).find(|(_, present)| !present) {
+        Some(((what, action), _)) => Err(KernelError::CudaMissing { index, what: (*what).to_owned(), action }),
+        None => Ok(()),
+    }
+}
+
+/// Checks that the matrix units of the device have FP8.
+///
+/// # Errors
+/// [`KernelError::NoFp8`] with the device and its compute capability.
+pub fn check_fp8(device: &CudaDevice) -> Result<(), KernelError> {
+    if bridge::has_fp8(device) {
+        return Ok(());
+    }
+    let capability = bridge::capability(device).map_or_else(String::new, |capability| {
+        format!(", compute capability {}.{},", capability / 10, capability % 10)
+    });
+    Err(KernelError::NoFp8 { device: format!("cuda:{}{capability}", device.index) })
 }
 
 /// Checks driver, device and architecture.
@@ -150,6 +173,21 @@ mod tests {
             assert!(text.contains(want) && text.contains("cuda:3"), "{text}");
         }
         assert_eq!(check_facts(&facts(13_000, 1, Some(80)), 0), Ok(()));
+    }
+
+    #[test]
+    fn every_library_is_missed_by_name() {
+        for (missing, name) in [(0, "libcuda"), (1, "libnvrtc"), (2, "libcublasLt")] {
+            let mut present = [true; 3];
+            present[missing] = false;
+            let error = check_libraries(present, 2).expect_err("must not pass");
+            assert_eq!(error.exit_code(), 4);
+            let text = error.to_string();
+            assert!(text.contains(name) && text.contains("install") && text.contains("cuda:2"), "{text}");
+        }
+        assert_eq!(check_libraries([true; 3], 0), Ok(()));
+        // Without a driver nothing else can be used.
+        assert!(check_libraries([false; 3], 0).expect_err("must not pass").to_string().contains("libcuda"));
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! A hash over the sources of all kernels, made at build time: cached kernels of another build are never used.
 
 /// The sources that kernels are generated from.
-const SOURCES: [&str; 21] = [
+const SOURCES: [&str; 22] = [
     include_str!("launch.rs"),
+    include_str!("peaks.rs"),
     include_str!("reduce.rs"),
     include_str!("../ops/accumulate/cuda.rs"),
     include_str!("../ops/adamw/cuda.rs"),

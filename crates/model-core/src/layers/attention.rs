@@ -2,9 +2,18 @@
 
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
-use kernels_cubecl::{HeadLayout, LmBackend, Spans, attention, rope_qkv};
+use kernels_cubecl::{Gathered, HeadLayout, LmBackend, Spans, attention, rope_qkv_gathered};
 
 use super::linear::Linear;
+
+/// Normalised rows on their way into an attention layer.
+#[derive(Clone, Debug)]
+pub struct Normed<B: LmBackend> {
+    /// `[b, t, d_model]`.
+    pub x: Tensor<B, 3>,
+    /// Slots for what is seen of the rows and of the gradient of the layer's result; see [`Attention::slots`].
+    pub peaks: Gathered<B::Peaks>,
+}
 
 /// Grouped-query self-attention.
 #[derive(Clone, Debug)]
@@ -24,20 +33,29 @@ pub struct Attention<B: Backend> {
 }
 
 impl<B: LmBackend> Attention<B> {
+    /// Empty slots for what is seen of the input and of the gradient of the result, where the layer can use them.
+    pub fn slots(&self) -> Gathered<B::Peaks> {
+        Gathered { forward: self.qkv.slot(), backward: self.output.slot() }
+    }
+
     /// Projects to queries, keys and values and rotates queries and keys.
     ///
     /// # Shapes
-    /// `x` is `[b, t, d_model]`, `cos` and `sin` are `[b, t, d_head / 2]`, the result is `[b, t, heads.width()]`.
-    pub fn project(&self, x: Tensor<B, 3>, cos: Tensor<B, 3>, sin: Tensor<B, 3>) -> Tensor<B, 3> {
-        rope_qkv(self.qkv.forward(x), cos, sin, self.heads)
+    /// `cos` and `sin` are `[b, t, d_head / 2]`, the result is `[b, t, heads.width()]`.
+    pub fn project(&self, normed: Normed<B>, cos: Tensor<B, 3>, sin: Tensor<B, 3>) -> Tensor<B, 3> {
+        let of_qkv = self.qkv.slot();
+        let peaks = Gathered { forward: normed.peaks.forward, backward: of_qkv.clone() };
+        rope_qkv_gathered(self.qkv.forward_gathered(normed.x, peaks), cos, sin, self.heads, of_qkv.as_ref())
     }
 
     /// Attention over whole rows; `spans` are those of the window where there is one.
     ///
     /// # Shapes
-    /// `x` and the result are `[b, t, d_model]`.
-    pub fn forward(&self, x: Tensor<B, 3>, cos: Tensor<B, 3>, sin: Tensor<B, 3>, spans: &Spans<B>) -> Tensor<B, 3> {
-        let qkv = self.project(x, cos, sin);
-        self.output.forward(attention(qkv, spans, self.sinks.clone(), self.heads, self.scale))
+    /// The result is `[b, t, d_model]`.
+    pub fn forward(&self, normed: Normed<B>, cos: Tensor<B, 3>, sin: Tensor<B, 3>, spans: &Spans<B>) -> Tensor<B, 3> {
+        let peaks = Gathered { forward: None, backward: normed.peaks.backward.clone() };
+        let qkv = self.project(normed, cos, sin);
+        let mixed = attention(qkv, spans, self.sinks.clone(), self.heads, self.scale);
+        self.output.forward_gathered(mixed, peaks)
     }
 }

@@ -2,9 +2,9 @@
 
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
-use kernels_cubecl::{Leaf, LmBackend, Packed};
+use kernels_cubecl::{Gathered, Leaf, LmBackend, Packed};
 
-use super::attention::Attention;
+use super::attention::{Attention, Normed};
 use super::feed_forward::FeedForward;
 use super::linear::{Linear, Segment};
 use super::moe::Routing;
@@ -29,11 +29,13 @@ pub struct Block<B: Backend> {
 ///
 /// The sum is left to the next normalisation, which adds and normalises in one pass.
 #[derive(Clone, Debug)]
-pub struct Flow<B: Backend> {
+pub struct Flow<B: LmBackend> {
     /// Output of the last layer, `[b, t, d_model]`.
     pub x: Tensor<B, 3>,
     /// The stream before that output; `None` right after the embedding.
     pub residual: Option<Tensor<B, 3>>,
+    /// The slot for what is seen of the gradient of `x`, where the last layer has one.
+    pub peaks: Option<B::Peaks>,
     /// Where mixtures of experts have sent the tokens, block by block; empty without experts.
     pub routed: Vec<Routing<B>>,
 }
@@ -41,7 +43,7 @@ pub struct Flow<B: Backend> {
 impl<B: LmBackend> Flow<B> {
     /// A stream that begins with `x`.
     pub fn start(x: Tensor<B, 3>) -> Self {
-        Flow { x, residual: None, routed: Vec::new() }
+        Flow { x, residual: None, peaks: None, routed: Vec::new() }
     }
 
     /// The stream as one tensor, and where its tokens were sent.
@@ -53,11 +55,11 @@ impl<B: LmBackend> Flow<B> {
         (sum, self.routed)
     }
 
-    /// The stream so far and its normalised rows.
-    pub fn normalise(self, norm: &RmsNorm<B>) -> (Tensor<B, 3>, Tensor<B, 3>) {
+    /// The stream so far and its normalised rows; what is seen of these is left in the slot.
+    pub fn normalise(self, norm: &RmsNorm<B>, peaks: Option<B::Peaks>) -> (Tensor<B, 3>, Tensor<B, 3>) {
         match self.residual {
-            Some(residual) => norm.forward_add(self.x, residual),
-            None => (self.x.clone(), norm.forward(self.x)),
+            Some(residual) => norm.forward_add(self.x, residual, Gathered { forward: peaks, backward: self.peaks }),
+            None => (self.x.clone(), norm.forward(self.x, peaks.as_ref())),
         }
     }
 }
@@ -66,15 +68,17 @@ impl<B: LmBackend> Block<B> {
     /// Runs the block; `attend` is how positions are mixed, so that a cache can take the place of whole rows.
     pub fn forward<F>(&self, mut flow: Flow<B>, attend: F) -> Flow<B>
     where
-        F: FnOnce(&Attention<B>, Tensor<B, 3>) -> Tensor<B, 3>,
+        F: FnOnce(&Attention<B>, Normed<B>) -> Tensor<B, 3>,
     {
         let mut routed = std::mem::take(&mut flow.routed);
-        let (residual, normed) = flow.normalise(&self.attention_norm);
-        let mixed = attend(&self.attention, normed);
-        let (residual, normed) = self.mlp_norm.forward_add(mixed, residual);
-        let (x, routing) = self.mlp.forward(normed);
+        let (peaks, mlp_peaks) = (self.attention.slots(), self.mlp.slots());
+        let (residual, x) = flow.normalise(&self.attention_norm, peaks.forward.clone());
+        let mixed = attend(&self.attention, Normed { x, peaks: peaks.clone() });
+        let around = Gathered { forward: mlp_peaks.forward.clone(), backward: peaks.backward };
+        let (residual, normed) = self.mlp_norm.forward_add(mixed, residual, around);
+        let (x, routing) = self.mlp.forward(normed, mlp_peaks.clone());
         routed.extend(routing);
-        Flow { x, residual: Some(residual), routed }
+        Flow { x, residual: Some(residual), peaks: mlp_peaks.backward, routed }
     }
 
     /// The projections with the part of the block they live in, for adapters; experts are not among them.

@@ -2,7 +2,7 @@
 
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
-use kernels_cubecl::LmBackend;
+use kernels_cubecl::{Gathered, LmBackend};
 
 use super::linear::{Linear, Segment};
 use super::mlp::Mlp;
@@ -20,17 +20,25 @@ pub enum FeedForward<B: Backend> {
 }
 
 impl<B: LmBackend> FeedForward<B> {
-    /// Applies the layer; a mixture also says where it sent the tokens.
+    /// Applies the layer; a mixture also says where it sent the tokens. The slots are those of [`FeedForward::slots`].
     ///
     /// # Shapes
     /// `x` and the result are `[b, t, d_model]`.
-    pub fn forward(&self, x: Tensor<B, 3>) -> (Tensor<B, 3>, Option<Routing<B>>) {
+    pub fn forward(&self, x: Tensor<B, 3>, peaks: Gathered<B::Peaks>) -> (Tensor<B, 3>, Option<Routing<B>>) {
         match self {
-            FeedForward::Dense(mlp) => (mlp.forward(x), None),
+            FeedForward::Dense(mlp) => (mlp.forward(x, peaks), None),
             FeedForward::Experts(moe) => {
                 let (y, routing) = moe.forward(x);
                 (y, Some(routing))
             }
+        }
+    }
+
+    /// Empty slots for what is seen of the input and of the gradient of the result, where the layer can use them.
+    pub fn slots(&self) -> Gathered<B::Peaks> {
+        match self {
+            FeedForward::Dense(mlp) => Gathered { forward: mlp.gate_up.slot(), backward: mlp.down.slot() },
+            FeedForward::Experts(_) => Gathered::default(),
         }
     }
 

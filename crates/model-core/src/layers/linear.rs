@@ -2,7 +2,7 @@
 
 use burn::tensor::backend::Backend;
 use burn::tensor::{Tensor, TensorData};
-use kernels_cubecl::{Fp8, LmBackend, linear, linear_bias, linear_fp8};
+use kernels_cubecl::{Fp8, Gathered, LmBackend, linear, linear_bias, linear_fp8, linear_fp8_gathered};
 
 use crate::leaves::{LeafReader, NamedLeaf};
 use crate::random::Stream;
@@ -78,21 +78,42 @@ impl<B: LmBackend> Linear<B> {
     /// # Shapes
     /// `x` is `[b, t, in]`, the result `[b, t, rows]`.
     pub fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
+        self.forward_gathered(x, Gathered::default())
+    }
+
+    /// As [`Linear::forward`], with the slots in which the layers beside this one leave what they have seen of `x` and of the
+    /// gradient of the result.
+    ///
+    /// # Shapes
+    /// `x` is `[b, t, in]`, the result `[b, t, rows]`.
+    pub fn forward_gathered(&self, x: Tensor<B, 3>, peaks: Gathered<B::Peaks>) -> Tensor<B, 3> {
         if self.adapters.iter().all(Option::is_none) {
-            return self.product(x);
+            return self.product(x, peaks);
         }
-        self.product(x.clone()) + self.adapter_update(x)
+        self.product(x.clone(), peaks) + self.adapter_update(x)
+    }
+
+    /// An empty slot, where this projection scales FP8 operands by their peaks now; one is needed for each operand.
+    pub fn slot(&self) -> Option<B::Peaks> {
+        (self.fp8.is_some() && self.history.is_none()).then(B::Peaks::default)
     }
 
     /// `x · Wᵀ + bias`.
-    fn product(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
-        match (self.fp8, self.bias.clone()) {
-            (None, None) => linear(x, self.weight.clone()),
-            (None, Some(bias)) => linear_bias(x, self.weight.clone(), bias),
-            (Some(mode), None) => linear_fp8(x, self.weight.clone(), self.history.clone(), mode),
-            (Some(mode), Some(bias)) => {
-                linear_fp8(x, self.weight.clone(), self.history.clone(), mode) + bias.unsqueeze()
+    fn product(&self, x: Tensor<B, 3>, peaks: Gathered<B::Peaks>) -> Tensor<B, 3> {
+        let (weight, bias) = (self.weight.clone(), self.bias.clone());
+        let product = match (self.fp8, self.history.clone()) {
+            (None, _) => {
+                return match bias {
+                    None => linear(x, weight),
+                    Some(bias) => linear_bias(x, weight, bias),
+                };
             }
+            (Some(mode), None) => linear_fp8_gathered(x, weight, mode, peaks),
+            (Some(mode), history) => linear_fp8(x, weight, history, mode),
+        };
+        match bias {
+            None => product,
+            Some(bias) => product + bias.unsqueeze(),
         }
     }
 

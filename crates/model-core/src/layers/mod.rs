@@ -8,7 +8,7 @@ pub mod mlp;
 pub mod moe;
 pub mod norm;
 
-pub use attention::Attention;
+pub use attention::{Attention, Normed};
 pub use block::Block;
 pub use feed_forward::FeedForward;
 pub use kernels_cubecl::{ExpertLora, ExpertWeight};

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, c_int};
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use cudarc::cublaslt::sys as lt_sys;
@@ -14,6 +15,26 @@ use crate::DeviceMemory;
 /// Oldest architecture whose matrix units have FP8.
 const FP8_CAPABILITY: i32 = 89;
 
+/// The capability that devices are treated as having; 0 for their own.
+static TREATED_AS: AtomicI32 = AtomicI32::new(0);
+
+/// Treats every device as one of this compute capability, 10·major + minor, or as what it is where that is less: kernels of later
+/// architectures are not chosen, and own CUDA C++ is compiled as PTX for it, which the driver translates.
+///
+/// For checks of what older cards run. It counts from the first use of a device on; matrix products are chosen by cuBLASLt, which
+/// knows the card, and cubecl compiles for what the driver's library says.
+pub fn treat_as(capability: i32) {
+    TREATED_AS.store(capability, Ordering::Relaxed);
+}
+
+/// The capability that is chosen by, and the architecture that NVRTC compiles for, of a device of this capability.
+pub(super) fn target(own: i32) -> (i32, String) {
+    match TREATED_AS.load(Ordering::Relaxed) {
+        0 => (own, format!("sm_{own}")),
+        other => (own.min(other), format!("compute_{}", own.min(other))),
+    }
+}
+
 /// What the driver says about a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in super::super) struct Facts {
@@ -21,7 +42,7 @@ pub(in super::super) struct Facts {
     pub(in super::super) driver: i32,
     /// Number of devices.
     pub(in super::super) n_devices: usize,
-    /// Compute capability as 10·major + minor, where the device exists.
+    /// Compute capability as 10·major + minor, where the device exists; see [`treat_as`].
     pub(in super::super) capability: Option<i32>,
     /// Name of the device, where it exists.
     pub(in super::super) name: String,
@@ -75,7 +96,7 @@ pub(in super::super) fn facts(index: usize) -> Result<Facts, String> {
             fail("cuDeviceGetName", driver::cuDeviceGetName(name.as_mut_ptr(), name.len() as c_int - 1, device))?;
             facts.name = CStr::from_ptr(name.as_ptr()).to_string_lossy().into_owned();
         }
-        facts.capability = Some(10 * major + minor);
+        facts.capability = Some(target(10 * major + minor).0);
     }
     Ok(facts)
 }

@@ -8,7 +8,7 @@ use cudarc::driver::sys;
 use cudarc::nvrtc::{result as nvrtc, sys as nvrtc_sys};
 use half::bf16;
 
-use super::{Buffer, check, enqueue};
+use super::{Buffer, check, enqueue, target};
 
 /// A kernel in CUDA C++.
 #[derive(Clone, Copy, Debug)]
@@ -185,13 +185,15 @@ fn capability() -> i32 {
 /// Compiles a kernel for the current device and loads it.
 fn load(kernel: RawKernel) -> sys::CUfunction {
     let suffix = if kernel.one_architecture { "a" } else { "" };
-    let mut options = vec![format!("--gpu-architecture=sm_{}{suffix}", capability()), "--std=c++17".to_owned()];
+    let (_, architecture) = target(capability());
+    let mut options = vec![format!("--gpu-architecture={architecture}{suffix}"), "--std=c++17".to_owned()];
     options.extend(cubecl::cuda::install::cuda_path().map(|path| format!("-I{}", path.join("include").display())));
     options.extend(kernel.defines.iter().map(|define| format!("-D{define}")));
-    let image = compile(kernel, &options);
+    let image = compile(kernel, &options, architecture.starts_with("compute_"));
     let name = CString::new(kernel.name).expect("a name without zeros");
     let (mut module, mut function) = (null_mut(), null_mut());
-    // SAFETY: the image is a whole program of NVRTC; the pointers are to live variables and the name ends with a zero.
+    // SAFETY: the image is a whole program of NVRTC, PTX with the zero at its end; the pointers are to live variables and the
+    // name ends with a zero.
     unsafe {
         check("cuModuleLoadData", sys::cuModuleLoadData(&mut module, image.as_ptr().cast()));
         check("cuModuleGetFunction", sys::cuModuleGetFunction(&mut function, module, name.as_ptr()));
@@ -202,8 +204,8 @@ fn load(kernel: RawKernel) -> sys::CUfunction {
     function
 }
 
-/// The machine code of a kernel.
-fn compile(kernel: RawKernel, options: &[String]) -> Vec<c_char> {
+/// The machine code of a kernel, or its PTX.
+fn compile(kernel: RawKernel, options: &[String], ptx: bool) -> Vec<c_char> {
     let name = kernel.name;
     let source = CString::new(kernel.source).expect("a source without zeros");
     let program = nvrtc::create_program(&source, None).unwrap_or_else(|error| panic!("NVRTC of {name}: {error:?}"));
@@ -213,6 +215,11 @@ fn compile(kernel: RawKernel, options: &[String]) -> Vec<c_char> {
             let log = nvrtc::get_program_log(program).unwrap_or_default();
             let log = log.iter().map(|&byte| byte as u8 as char).filter(|c| *c != '\0').collect::<String>();
             panic!("NVRTC of {name} with {options:?}: {error:?}: {log}");
+        }
+        if ptx {
+            let image = nvrtc::get_ptx(program).unwrap_or_else(|error| panic!("PTX of {name}: {error:?}"));
+            let _ = nvrtc::destroy_program(program);
+            return image;
         }
         let mut size = 0;
         let result = nvrtc_sys::nvrtcGetCUBINSize(program, &mut size);

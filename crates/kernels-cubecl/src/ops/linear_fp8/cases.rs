@@ -2,7 +2,7 @@
 
 use burn::tensor::{Tensor, TensorPrimitive};
 
-use super::reference;
+use super::{gathered, reference};
 use crate::cases::{Check, Fill, Runner};
 use crate::tolerance::Kind;
 use crate::{Fp8, LmBackend, Tracked};
@@ -93,9 +93,9 @@ fn accumulated<B: LmBackend>(
     let primitive = |tensor: Tensor<B, 3>| tensor.into_primitive().tensor();
     let w = w.into_primitive().tensor();
     let want = Tracked { x: false, weight: true };
-    let (_, saved) = B::lm_linear_fp8_fwd(primitive(x), w.clone(), None, Fp8::default(), want);
+    let (_, saved) = B::lm_linear_fp8_fwd(primitive(x), w.clone(), None, Fp8::default(), want, None);
     let sum = sum.inner().into_primitive().tensor();
-    let grads = B::lm_linear_fp8_bwd(primitive(dy), w, saved, Fp8::default(), want, Some(sum));
+    let grads = B::lm_linear_fp8_bwd(primitive(dy), w, saved, Fp8::default(), want, Some(sum), None);
     let (_, dw64) = reference::backward(dy64, x64, w64, None, dims);
     let total: Vec<f64> = sum64.iter().zip(dw64).map(|(sum, dw)| sum + dw).collect();
     let got = grads.dw.map(|dw| Tensor::<B, 2>::from_primitive(TensorPrimitive::Float(dw)));
@@ -106,5 +106,6 @@ fn accumulated<B: LmBackend>(
 pub fn run<B: LmBackend>(device: &B::Device) -> Vec<Check> {
     let mut runner = Runner::<B>::new("linear_fp8", device);
     cases().iter().for_each(|case| run_case(case, &mut runner));
+    gathered::cases().iter().for_each(|case| gathered::run_case(case, &mut runner));
     runner.finish()
 }

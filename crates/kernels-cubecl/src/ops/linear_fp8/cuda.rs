@@ -9,7 +9,8 @@ use burn_cubecl::{BoolElement, CubeBackend, FloatElement, IntElement};
 
 use crate::cuda::gemm::{Element, Gemm, Types, gemm_fp8};
 use crate::cuda::launch::{check_indices, dense, dense_as, empty, lanes, owned, row_range, rows, with_last};
-use crate::cuda::{Argument, Buffer, Grid, RawKernel, Runtime, has_fp8};
+use crate::cuda::peaks::Seen;
+use crate::cuda::{Argument, Buffer, Grid, Peaks, RawKernel, Runtime, has_fp8};
 use crate::fp8::{Format, Fp8, Fp8Gradients, Fp8Saved, fits};
 use crate::{Tracked, portable};
 
@@ -61,6 +62,18 @@ enum Peak<'a> {
     Now(Option<(&'a Buffer, usize)>),
     /// The peaks that a pass over the same matrix used, or the row of the history that it used.
     Before(&'a Buffer, Option<(&'a Buffer, usize)>),
+    /// What the kernel that wrote the matrix has seen.
+    Gathered(&'a Seen),
+}
+
+impl<'a> Peak<'a> {
+    /// What the kernel before has seen, or else the matrix itself; a history needs nothing of a kernel before.
+    fn of(seen: Option<&'a Seen>, history: Option<(&'a Buffer, usize)>) -> Self {
+        match (seen, history) {
+            (Some(seen), None) => Self::Gathered(seen),
+            (_, history) => Self::Now(history),
+        }
+    }
 }
 
 /// Rounds a dense bf16 matrix.
@@ -74,13 +87,11 @@ fn quantise(
 ) -> Quantised {
     check_indices(op, &[matrix]);
     assert!(lanes(columns, &[matrix]) == 8, "{op}: a matrix of {columns} columns begins between two loads");
-    let history = match peak {
-        Peak::Now(history) | Peak::Before(_, history) => history,
-    };
     let peaks = empty(matrix, Shape::new([BLOCKS]), DType::F32);
-    let own = match peak {
-        Peak::Now(_) => empty(matrix, Shape::new([BLOCKS]), DType::F32),
-        Peak::Before(own, _) => own.clone(),
+    let (own, of, history) = match peak {
+        Peak::Now(history) => (empty(matrix, Shape::new([BLOCKS]), DType::F32), matrix, history),
+        Peak::Before(own, history) => (own.clone(), matrix, history),
+        Peak::Gathered(seen) => (seen.peaks.clone(), &seen.of, None),
     };
     let inverse = empty(matrix, Shape::new([1]), DType::F32);
     let row = history.map(|(history, row)| row_range(history, row, 1));
@@ -105,7 +116,8 @@ fn quantise(
         Argument::Buffer(row),
         int(known),
         Argument::Buffer(&own),
-        int(BLOCKS),
+        int(own.shape().num_elements()),
+        Argument::Buffer(of),
         int(usize::from(format == Format::E5m2)),
         int(usize::from(copies.by_rows)),
         int(usize::from(copies.by_columns)),
@@ -152,18 +164,22 @@ pub(crate) fn forward<F: FloatElement, I: IntElement, T: BoolElement>(
     history: Option<Buffer>,
     mode: Fp8,
     want: Tracked,
+    peaks: Option<&Peaks>,
 ) -> (Buffer, Fp8Saved<Backend<F, I, T>>) {
     const OP: &str = "linear_fp8";
+    let seen = peaks.and_then(Peaks::take);
     if !possible(&x, &weight) {
         return portable::linear_fp8_fwd::<Backend<F, I, T>>(x, weight, history, want);
     }
+    // A copy is another matrix.
+    let seen = seen.filter(|_| x.is_contiguous());
     let (x, weight, history) = (dense(x), dense(weight), history.map(|history| dense_as(history, DType::F32)));
     let (m, i) = rows(&x.shape());
     let o = weight.shape()[0];
     let row = |row| history.as_ref().map(|history| (history, row));
     let (x_copies, w_copies) =
         (Copies { by_rows: true, by_columns: want.weight }, Copies { by_rows: true, by_columns: false });
-    let x8 = quantise(OP, &x, [m, i], Format::E4m3, Peak::Now(row(X)), x_copies);
+    let x8 = quantise(OP, &x, [m, i], Format::E4m3, Peak::of(seen.as_ref(), row(X)), x_copies);
     let w8 = quantise(OP, &weight, [o, i], Format::E4m3, Peak::Now(row(WEIGHT)), w_copies);
     let y = empty(&x, with_last(&x.shape(), o), DType::BF16);
     let types = Types { a: Element::E4m3, b: Element::E4m3, c: Element::Bf16, fast_sums: mode.fast_forward };
@@ -183,17 +199,20 @@ pub(crate) fn backward<F: FloatElement, I: IntElement, T: BoolElement>(
     mode: Fp8,
     want: Tracked,
     acc: Option<Buffer>,
+    peaks: Option<&Peaks>,
 ) -> Fp8Gradients<Backend<F, I, T>> {
     const OP: &str = "linear_fp8 backward";
+    let seen = peaks.and_then(Peaks::take);
     let Fp8Saved { x, inverse: Some(x_inverse), peaks: Some([x_peaks, w_peaks]), history } = saved else {
         return portable::linear_fp8_bwd::<Backend<F, I, T>>(dy, weight, saved, want, acc);
     };
     let dtype = dy.dtype;
+    let seen = seen.filter(|_| dy.is_contiguous() && dtype == DType::BF16);
     let (dy, weight) = (dense_as(dy, DType::BF16), dense(weight));
     let ((m, o), i) = (rows(&dy.shape()), weight.shape()[1]);
     let row = |row| history.as_ref().map(|history| (history, row));
     let dy_copies = Copies { by_rows: want.x, by_columns: want.weight };
-    let dy8 = quantise(OP, &dy, [m, o], Format::E5m2, Peak::Now(row(DY)), dy_copies);
+    let dy8 = quantise(OP, &dy, [m, o], Format::E5m2, Peak::of(seen.as_ref(), row(DY)), dy_copies);
     let types = |c| Types { a: Element::E5m2, b: Element::E4m3, c, fast_sums: mode.fast_backward };
     let dx = dy8.by_rows.as_ref().map(|dy8_rows| {
         let copies = Copies { by_rows: false, by_columns: true };

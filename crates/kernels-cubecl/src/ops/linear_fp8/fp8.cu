@@ -180,16 +180,17 @@ __device__ u32 round_tiles(const uint4* x, int rows, int columns, float scale, u
 
 // x[rows, columns] in FP8, as it is and transposed, each where it is wanted; 1/scale; and the peaks of the blocks' parts.
 //
-// The scale is from the history, or from `peaks`, where the history knows nothing.
+// The scale is from the history, or from `peaks`, where the history knows nothing. The peaks must be those of x: where they are of
+// another tensor, everything becomes NaN.
 extern "C" __global__ void __launch_bounds__(THREADS, 3)
 fp8_quantise(const uint4* x, int rows, int columns, const float* history, int n_history, const float* peaks, int n_peaks,
-             int e5m2, int want_rows, int want_columns, uint2* by_rows, u8* by_columns, float* inverse, float* seen) {
+             const uint4* of, int e5m2, int want_rows, int want_columns, uint2* by_rows, u8* by_columns, float* inverse, float* seen) {
     __shared__ u32 tiles[2][TILE * TILE / 4];
     float known = largest(history, n_history);
     if (known == 0.0f) {
         known = largest(peaks, n_peaks);
     }
-    float scale = scale_of(known, e5m2 ? 15 : 8);
+    float scale = of == x ? scale_of(known, e5m2 ? 15 : 8) : __uint_as_float(0x7fc00000u);
     if (blockIdx.x == 0 && threadIdx.x == 0) {
         *inverse = 1.0f / scale;
     }

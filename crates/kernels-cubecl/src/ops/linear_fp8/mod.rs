@@ -15,7 +15,8 @@
 //! the tensor's row (x, w, dy), and numbers beyond it are rounded to the largest of the format; a row of zeros knows nothing
 //! and counts as no history. The gradient of the history is the next one: this pass's abs-max in column 0, the others one
 //! column on. Scales are powers of two, so that `q(x)` is exact in bf16. Numbers that are not finite take no part in the peak
-//! and become NaN. On CUDA, operands in bf16 meet in FP8 on the matrix units; others are rounded on the host, slowly.
+//! and become NaN. The kernels that write `x` and `dy` may leave the peak in a slot ([`crate::Gathered`]), which saves a pass over
+//! them and changes no bit. On CUDA, operands in bf16 meet in FP8 on the matrix units; others are rounded on the host, slowly.
 //!
 //! # Source
 //! Micikevicius et al., FP8 Formats for Deep Learning, 2022.
@@ -24,6 +25,7 @@ pub mod cases;
 pub(crate) mod cpu;
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
+pub mod gathered;
 pub mod reference;
 #[cfg(test)]
 mod tests;
