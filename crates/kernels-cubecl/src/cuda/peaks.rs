@@ -79,3 +79,12 @@ pub(crate) fn gather(size: f32, words: &Array<Atomic<u32>>, #[comptime] threads:
         words[(CUBE_POS_X % comptime!(WORDS as u32)) as usize].fetch_max(u32::reinterpret(most));
     }
 }
+
+/// Writes what the threads of a cube have seen to the cube's own place.
+#[cube]
+pub(crate) fn keep(size: f32, seen: &mut Array<f32>, #[comptime] threads: usize) {
+    let most = cube_max(size, threads);
+    if UNIT_POS == 0u32 {
+        seen[CUBE_POS_X as usize] = most;
+    }
+}

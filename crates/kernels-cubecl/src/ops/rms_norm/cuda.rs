@@ -8,8 +8,8 @@ use cubecl::ir::StorageType;
 use cubecl::prelude::*;
 
 use crate::cuda::launch::{check_indices, check_lengths, cubes, dense, empty, lanes, row_threads, rows};
-use crate::cuda::peaks::{gather, largest_size, wanted, words};
-use crate::cuda::reduce::{cube_max, cube_sum, cube_sums, lane_sum, sum_rows};
+use crate::cuda::peaks::{gather, keep, largest_size, wanted, words};
+use crate::cuda::reduce::{cube_sum, cube_sums, lane_sum, sum_rows};
 use crate::cuda::{Buffer, Peaks, Runtime};
 
 /// Vectors of a row that a thread holds, forward, where a plane works on the row alone: many loads in flight and no barrier. A
@@ -229,10 +229,7 @@ fn backward_kernel<F: Float, G: Float, N: Size>(
         }
     }
     if comptime!(gathered) {
-        let most = cube_max(size, threads);
-        if UNIT_POS == 0u32 {
-            seen[CUBE_POS_X as usize] = most;
-        }
+        keep(size, seen, threads);
     }
 }
 
