@@ -47,6 +47,15 @@ impl<B: LmBackend> ExpertWeight<Autodiff<B>> {
     }
 }
 
+/// Most bytes of packed weights that CUDA decodes at a time. Both of a layer's projections of the 20B model come to parts of the same
+/// size, so that one buffer serves both.
+const DECODED_BYTES: usize = 512 << 20;
+
+/// How many experts of `n`, of so many bytes each, CUDA decodes at a time.
+pub fn experts_decoded(n: usize, bytes: usize) -> usize {
+    n.div_ceil((n * bytes).div_ceil(DECODED_BYTES).max(1))
+}
+
 /// A low-rank update of every expert: `scale · (x · Aₑᵀ) · Bₑᵀ`.
 ///
 /// # Source

@@ -44,7 +44,7 @@ pub use backend::{CrossEntropyParts, LmBackend, Rotation, StatsParts, Tracked};
 pub use cuda::{Cuda, CudaBf16};
 pub use device::{Cpu, Device, DeviceChoice, DeviceMemory, Precision, keep_exact_sizes, leave};
 pub use error::KernelError;
-pub use expert_lora::{ExpertLora, ExpertWeight, LoraParts, grouped_lora};
+pub use expert_lora::{ExpertLora, ExpertWeight, LoraParts, experts_decoded, grouped_lora};
 pub use experts::{
     Dispatch, Routed, combine, dispatch, gather_tokens, grouped_linear, grouped_linear_mxfp4, grouped_linear_packed,
     route, swiglu_clamped,

@@ -210,12 +210,11 @@ fn folders_in_folders_are_read_when_asked_for() {
     let ids = |recursive| {
         let source = SourceConfig { recursive, ..SourceConfig::new("s", vec![root.clone()], Some("MIT")) };
         let mut ids = Vec::new();
-        source
-            .read(&mut |record| {
-                ids.push(record.id);
-                Ok(())
-            })
-            .unwrap();
+        let mut push = |record: TextRecord| {
+            ids.push(record.id);
+            Ok(())
+        };
+        source.read(&mut push).unwrap();
         ids
     };
     assert_eq!(ids(false), ["lib"]);

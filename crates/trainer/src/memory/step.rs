@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 
+use kernels_cubecl::experts_decoded;
 use kernels_cubecl::ops::linear_cross_entropy::device_chunk_rows;
 use model_core::ModelConfig;
 use model_core::hf::PackedExperts;
@@ -363,6 +364,7 @@ impl<'a> Step<'a> {
             self.take([y]);
         }
         let Some(adapter) = self.shapes.adapter else { return };
+        self.decoded(&projection, adapter);
         let (rank, dropout) = (adapter.rank_of(&projection), adapter.dropout);
         // What the adapters add, joined, and the sum.
         self.passing([y, y]);
@@ -373,6 +375,18 @@ impl<'a> Step<'a> {
                     self.give([size]);
                 }
             }
+        }
+    }
+
+    /// The packed weights of experts that are decoded at a time.
+    fn decoded(&mut self, projection: &Projection, adapter: AdapterShape) {
+        if projection.of_experts && adapter.packed_experts != PackedExperts::No {
+            let one = projection.out * projection.input;
+            let n = match self.shapes.element {
+                FLOAT => 1,
+                element => experts_decoded(projection.matrices as usize, (one * element) as usize) as u64,
+            };
+            self.passing([n * one * self.shapes.element]);
         }
     }
 
@@ -485,6 +499,7 @@ impl<'a> Step<'a> {
         let projection = self.projections[which];
         let Projection { out, input, parts, rows: m, matrices, .. } = projection;
         if let Some(adapter) = self.shapes.adapter {
+            self.decoded(&projection, adapter);
             let (rank, dropout) = (adapter.rank_of(&projection), adapter.dropout);
             self.passing([m * out * self.shapes.element, dx]);
             for size in adapter_states(m, input, rank, self.shapes.element, dropout) {

@@ -1,4 +1,4 @@
-//! Embedding on CUDA: rows are copied forward; backward a cube adds to a few table rows in the order of the batch.
+//! Embedding on CUDA: rows are copied forward; backward a cube per table row adds in the order of the batch.
 #![expect(unsafe_code, reason = "kernels without bounds checks, whose callers' lengths are checked here")]
 #![allow(clippy::collapsible_if, reason = "the outer condition is one of the kernel's compiler")]
 #![allow(clippy::too_many_arguments, reason = "a kernel takes every buffer and size by itself")]
@@ -15,10 +15,6 @@ use crate::cuda::{Buffer, Runtime};
 
 /// Ids that one thread looks at in a turn.
 const PER_THREAD: usize = 4;
-/// Rows of the table that a cube works on at once.
-const ROWS: usize = 4;
-/// Vectors of a row that a thread holds where it works on several rows; with more it would hold too many.
-const HELD_VECTORS: usize = 2;
 /// Planes of a cube.
 const PLANES: usize = THREADS / 32;
 /// Ids that one plane looks at in a turn.
@@ -120,11 +116,11 @@ fn add_matches<F: Float, N: Size>(
     }
 }
 
-/// `rows` rows of the gradient; each thread owns `per` vectors of each.
+/// A row of the gradient; each thread owns `per` vectors of it.
 ///
-/// Most rows occur never, once or twice, and their places are known without looking at the ids: what the rows need is loaded for
-/// all of them before the first is written. Without `onto` a place is the row's own number, and rows that do not occur are
-/// zeroed; with it the row is the id at the place, if it is the first of its kind, and the sum is added to what is there.
+/// Most rows occur never, once or twice, and their places are known without looking at the ids. Without `onto` a cube's row is
+/// its own number, and rows that do not occur are zeroed; with it the row is the id at the cube's place, if it is the first of
+/// its kind, and the sum is added to what is there.
 #[cube(launch_unchecked)]
 fn scatter_kernel<F: Float, G: Float, N: Size>(
     dy: &Array<Vector<F, N>>,
@@ -133,79 +129,50 @@ fn scatter_kernel<F: Float, G: Float, N: Size>(
     grad: &mut Array<Vector<G, N>>,
     n_ids: u32,
     n_rows: u32,
-    n_places: u32,
     vectors: u32,
     #[comptime] per: usize,
-    #[comptime] rows: usize,
     #[comptime] onto: bool,
     #[define(F)] _dy_type: StorageType,
     #[define(G)] _grad_type: StorageType,
 ) {
-    // Of a row that is not this cube's to write the number is `n_rows`.
-    let mut row = Array::<u32>::new(rows);
-    let mut count = Array::<u32>::new(rows);
-    let mut begin = Array::<u32>::new(rows);
-    let mut end = Array::<u32>::new(rows);
-    #[unroll]
-    for k in 0..rows {
-        let place = CUBE_POS_X * comptime!(rows as u32) + comptime!(k as u32);
-        let mut named = place;
-        if comptime!(onto) {
-            named = ids[min(place, n_places - 1u32) as usize] as u32;
+    let mut row = CUBE_POS_X;
+    if comptime!(onto) {
+        row = ids[CUBE_POS_X as usize] as u32;
+        if row >= n_rows {
+            terminate!();
         }
-        let at = min(named, n_rows - 1u32);
-        count[k] = seen[at as usize];
-        begin[k] = n_ids - seen[(n_rows + at) as usize];
-        end[k] = seen[(2u32 * n_rows + at) as usize];
-        let mut mine = place < n_places && named < n_rows;
-        if comptime!(onto) {
-            mine = mine && begin[k] == place;
-        }
-        row[k] = select(mine, named, n_rows);
     }
-    let mut first = Array::<Vector<F, N>>::new(comptime!(rows * per));
-    let mut before = Array::<Vector<G, N>>::new(comptime!(rows * per));
+    let count = seen[row as usize];
+    let first = n_ids - seen[(n_rows + row) as usize];
+    let end = seen[(2u32 * n_rows + row) as usize];
+    if comptime!(onto) {
+        if first != CUBE_POS_X {
+            terminate!();
+        }
+    }
+    let mut sum = Array::<Vector<f32, N>>::new(per);
     #[unroll]
-    for k in 0..rows {
-        #[unroll]
-        for i in 0..per {
-            let column = UNIT_POS + comptime!((i * THREADS) as u32);
-            first[comptime!(k * per + i)] = Vector::cast_from(Vector::<f32, N>::new(0.0f32));
-            if row[k] < n_rows && column < vectors {
-                if count[k] > 0u32 {
-                    first[comptime!(k * per + i)] = dy[(begin[k] * vectors + column) as usize];
-                }
-                if comptime!(onto) {
-                    before[comptime!(k * per + i)] = grad[(row[k] * vectors + column) as usize];
-                }
-            }
+    for i in 0..per {
+        sum[i] = Vector::new(0.0f32);
+    }
+    if count > 0u32 {
+        add_row::<F, N>(dy, &mut sum, first, vectors, per);
+        if count > 2u32 {
+            add_matches::<F, N>(dy, ids, &mut sum, row as i32, first + 1u32, end - 1u32, vectors, per);
+        }
+        if count > 1u32 {
+            add_row::<F, N>(dy, &mut sum, end - 1u32, vectors, per);
         }
     }
     #[unroll]
-    for k in 0..rows {
-        if row[k] < n_rows {
-            let mut sum = Array::<Vector<f32, N>>::new(per);
-            #[unroll]
-            for i in 0..per {
-                sum[i] = Vector::<f32, N>::new(0.0f32) + Vector::<f32, N>::cast_from(first[comptime!(k * per + i)]);
+    for i in 0..per {
+        let column = UNIT_POS + comptime!((i * THREADS) as u32);
+        if column < vectors {
+            let at = (row * vectors + column) as usize;
+            if comptime!(onto) {
+                sum[i] = sum[i] + Vector::<f32, N>::cast_from(grad[at]);
             }
-            if count[k] > 2u32 {
-                let last = end[k] - 1u32;
-                add_matches::<F, N>(dy, ids, &mut sum, row[k] as i32, begin[k] + 1u32, last, vectors, per);
-            }
-            if count[k] > 1u32 {
-                add_row::<F, N>(dy, &mut sum, end[k] - 1u32, vectors, per);
-            }
-            #[unroll]
-            for i in 0..per {
-                let column = UNIT_POS + comptime!((i * THREADS) as u32);
-                if column < vectors {
-                    if comptime!(onto) {
-                        sum[i] = sum[i] + Vector::<f32, N>::cast_from(before[comptime!(k * per + i)]);
-                    }
-                    grad[(row[k] * vectors + column) as usize] = Vector::cast_from(sum[i]);
-                }
-            }
+            grad[at] = Vector::cast_from(sum[i]);
         }
     }
 }
@@ -261,15 +228,12 @@ fn scatter(dy: Buffer, ids: Buffer, grad: Buffer, onto: bool) {
     occurrences_kernel::launch::<Runtime>(&client, count, dim, places, table, n_ids as u32, n_rows as u32);
     let lanes = lanes(d, &[&dy, &grad]);
     let (dy_dtype, grad_dtype) = (dy.dtype, grad.dtype);
-    let n_places = if onto { n_ids } else { n_rows };
-    let per = (d / lanes).div_ceil(THREADS);
-    let at_once = if per <= HELD_VECTORS { ROWS } else { 1 };
     // SAFETY: rows are below the table's height, columns below its width, and places are those of ids, which are as many as
     // the rows of `dy`.
     unsafe {
         scatter_kernel::launch_unchecked::<Runtime>(
             &client,
-            cubes(n_places.div_ceil(at_once)),
+            cubes(if onto { n_ids } else { n_rows }),
             CubeDim::new_1d(THREADS as u32),
             lanes,
             dy.into_array_arg(),
@@ -278,10 +242,8 @@ fn scatter(dy: Buffer, ids: Buffer, grad: Buffer, onto: bool) {
             grad.into_array_arg(),
             n_ids as u32,
             n_rows as u32,
-            n_places as u32,
             (d / lanes) as u32,
-            per,
-            at_once,
+            (d / lanes).div_ceil(THREADS),
             onto,
             dy_dtype.into(),
             grad_dtype.into(),

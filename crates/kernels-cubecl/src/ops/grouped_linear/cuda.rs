@@ -1,9 +1,11 @@
 //! Linear layers per expert on Hopper, in CUDA C++: bf16, any groups, nothing is read on the host.
 
 use burn::tensor::{DType, Shape, TensorMetadata};
+use half::bf16;
 
 use crate::cuda::launch::{dense, empty, owned, row_range};
 use crate::cuda::{Argument, Buffer, Grid, RawKernel, capability};
+use crate::experts_decoded;
 
 /// Compute capability of the only architecture that has these instructions.
 const HOPPER: i32 = 90;
@@ -12,9 +14,6 @@ const MAX_EXPERTS: usize = 512;
 /// Elements that are copied at a time, and bytes that addresses are multiples of.
 const CHUNK: usize = 8;
 const ALIGNMENT: u64 = 16;
-/// Most bytes of weights that are decoded at a time. Both of a layer's projections of the 20B model come to parts of the same size,
-/// so that one buffer serves both.
-const DECODED_BYTES: usize = 512 << 20;
 /// Rows of a tile.
 const TILE: usize = 128;
 /// Two warpgroups that compute and one that loads.
@@ -145,7 +144,7 @@ impl Rows<'_> {
         let out = empty(&x, Shape::new([m, if turned { i } else { o }]), DType::BF16);
         let part = match weight {
             Weight::Whole(_) => n_experts,
-            Weight::Parts { .. } => n_experts.div_ceil((rows * i * 2).div_ceil(DECODED_BYTES)),
+            Weight::Parts { .. } => experts_decoded(n_experts, o * i * size_of::<bf16>()),
         };
         for first in (0..n_experts).step_by(part) {
             let n = part.min(n_experts - first);
