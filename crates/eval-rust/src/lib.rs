@@ -1,9 +1,11 @@
-//! Scores of Rust answers: rates, pass@k and their evidence, computed from verdicts.
+//! Scores of Rust answers: the judge that decides about them, rates and pass@k over its verdicts.
 //!
-//! This crate owns the arithmetic over verdicts today. The sandbox and the out-of-process judge that will produce the
-//! verdicts belong here too and are not part of it yet; nothing in this crate pretends to run a candidate.
+//! `judge` compiles and runs what nobody trusts, through `sandbox::types::Run`, and says what it is worth; `verdict` and
+//! `pass_at_k` are the arithmetic over that.
 
+pub mod judge;
 mod pass_at_k;
+pub mod sandbox;
 mod verdict;
 
 pub use pass_at_k::{mean_pass_at_k, pass_at_k};

@@ -26,7 +26,7 @@ const EDGES: [(&str, &[&str]); 15] = [
     ("stage-dpo", STAGE),
     ("stage-lora", STAGE),
     ("gates-eval", STAGE),
-    ("eval-rust", &[]),
+    ("eval-rust", &["gates"]),
     ("moe-agent", &["model-core", "gates"]),
     ("xtask", &["gates"]),
     ("e2e", ANYTHING),

@@ -10,7 +10,7 @@ use super::Finding;
 use crate::workspace;
 
 /// Why each dependency is worth its compile time and its trust.
-const REASONS: [(&str, &str); 41] = [
+const REASONS: [(&str, &str); 42] = [
     ("burn", "tensors and automatic differentiation"),
     ("burn-flex", "the CPU backend's storage, which our kernels work on"),
     ("burn-train", "the live terminal view of a training run"),
@@ -36,6 +36,7 @@ const REASONS: [(&str, &str); 41] = [
     ("base64", "the spelling of the ranks that is hashed"),
     ("regex", "patterns of personal data in text, matched in linear time"),
     ("regex-syntax", "the character classes of split patterns, for the splitter of our own"),
+    ("proc-macro2", "Rust text as tokens, in which comments and strings hide nothing from the judge"),
     ("minijinja", "chat templates of other models, rendered to compare with ours"),
     ("arrow-array", "columns of records and token rows"),
     ("arrow-schema", "their types"),

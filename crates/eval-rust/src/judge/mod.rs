@@ -1,0 +1,159 @@
+//! The judge: what a candidate for a task is worth, decided by what it cannot reach.
+//!
+//! 1. Only sources of the candidate are taken, into crates with manifests of ours ([`policy`]).
+//! 2. `cargo check`, clippy, rustfmt and the build of the judge's programs run offline in the sandbox; no code of the candidate runs
+//!    in them, because build scripts and macros that are programs are refused.
+//! 3. Tests run one to a process, and each must say that it passed with a nonce ([`rewrite`]). That holds for safe code only, so
+//!    `unsafe` is refused where tests decide.
+//! 4. Functions are called with random inputs, and their answers are compared with the solution's here, outside ([`driver`]).
+//!
+//! A fault of the judge is [`Status::Error`]: neither a reward nor a verdict.
+
+mod batch;
+mod cache;
+mod collect;
+mod commands;
+mod diff;
+mod driver;
+mod error;
+mod policy;
+mod private;
+mod report;
+mod rewrite;
+mod steps;
+mod task;
+#[cfg(test)]
+mod tests;
+mod tokens;
+mod toolchain;
+mod values;
+#[cfg(test)]
+#[path = "harness/wire.rs"]
+mod wire;
+mod workspace;
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use gates::artifact;
+
+pub use batch::{Entry, read_list};
+pub use diff::changed_lines;
+pub use error::JudgeError;
+pub use report::{Judgement, Status, VERSION};
+pub use task::{Function, Task, TaskFile, TaskKind, TaskLimits};
+pub use toolchain::find_toolchain;
+
+use crate::sandbox::types::Run;
+use collect::{Files, Unfit, collect};
+use error::Result;
+
+/// Name of a step, for errors.
+type Step = &'static str;
+
+/// What the judge works with.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Folder of a toolchain: `bin/cargo`, `lib/rustlib`.
+    pub toolchain: PathBuf,
+    /// Sources of dependencies, as `cargo vendor` writes them; without it tasks have none.
+    pub vendor: Option<PathBuf>,
+    /// Folder for the cache and for what is gone after each judging; no candidate may have a way to it.
+    pub work: PathBuf,
+}
+
+/// Judges candidates.
+pub struct Judge<'a> {
+    runner: &'a (dyn Run + Sync),
+    options: Options,
+    /// What the cache depends on besides the task.
+    identity: String,
+    making: Mutex<()>,
+    making_reference: Mutex<()>,
+}
+
+impl<'a> Judge<'a> {
+    /// A judge that runs everything through `runner`.
+    ///
+    /// # Errors
+    /// [`JudgeError::NoToolchain`] when the folder is none; [`JudgeError::Artifact`] when the vendored sources cannot be read.
+    pub fn new(runner: &'a (dyn Run + Sync), options: Options) -> Result<Self> {
+        let rustc = options.toolchain.join("bin/rustc");
+        let size = std::fs::metadata(&rustc).map(|meta| meta.len());
+        let size = size.map_err(|_| JudgeError::NoToolchain { looked: options.toolchain.display().to_string() })?;
+        let vendor = options.vendor.as_deref().map(artifact::hash_tree).transpose()?.unwrap_or_default();
+        let lib = toolchain::version(&options.toolchain);
+        let identity = format!("{} {size} {lib} {vendor}", options.toolchain.display());
+        Ok(Self { runner, options, identity, making: Mutex::new(()), making_reference: Mutex::new(()) })
+    }
+
+    /// Judges a candidate. The seed decides the random inputs and must not be known to who made the candidate.
+    ///
+    /// Never fails: what goes wrong on this side is a judgement with [`Status::Error`].
+    pub fn judge(&self, task: &Task, candidate: &Path, seed: u64) -> Judgement {
+        let mut report = Judgement::new(&task.file.id, seed);
+        report.tests_expected = task.expected().count() as u64;
+        if let Err(error) = self.decide(task, candidate, &mut report) {
+            report.status = Status::Error;
+            report.passed = false;
+            report.tests_passed = false;
+            report.reason = error.to_string();
+        }
+        report
+    }
+
+    fn decide(&self, task: &Task, candidate: &Path, report: &mut Judgement) -> Result<()> {
+        let files = match collect(candidate) {
+            Ok(files) => files,
+            Err(Unfit::Io { op, path, source }) => return Err(JudgeError::Io { op, path, source }),
+            Err(unfit) => {
+                report.status = Status::Refused;
+                report.because(unfit.to_string());
+                return Ok(());
+            }
+        };
+        report.candidate = hash(&files);
+        match policy::admit(task, &files) {
+            Ok(admitted) => steps::run(self, task, &admitted, report),
+            Err(reason) => {
+                report.status = Status::Refused;
+                report.because(reason);
+                Ok(())
+            }
+        }
+    }
+
+    /// Checks that a task says what it means: its solution passes, and its start fails exactly what must fail before.
+    ///
+    /// # Errors
+    /// [`JudgeError::Task`] naming the contradiction; any error of judging.
+    pub fn check_task(&self, task: &Task, seed: u64) -> Result<()> {
+        let bad = |what: String| Err(JudgeError::Task { path: task.dir.clone(), what });
+        let solution = self.judge(task, &task.solution(), seed);
+        if !solution.passed || !solution.clippy_clean || !solution.formatted {
+            return bad(format!("the solution does not pass: {} {:?}", solution.reason, solution.tests_failed));
+        }
+        let start = self.judge(task, &task.dir.join("start"), seed);
+        if start.status == Status::Error {
+            return bad(format!("the start cannot be judged: {}", start.reason));
+        }
+        if start.passed {
+            return bad("the start passes already".into());
+        }
+        let fails = |name: &String| !start.compiled || start.tests_failed.contains(name);
+        if let Some(name) = task.file.fail_to_pass.iter().find(|name| !fails(name)) {
+            return bad(format!("`{name}` passes already"));
+        }
+        if let Some(name) = task.file.pass_to_pass.iter().find(|name| fails(name)) {
+            return bad(format!("`{name}` fails before"));
+        }
+        Ok(())
+    }
+}
+
+/// Hash over names and contents.
+fn hash(files: &Files) -> String {
+    let lines: String =
+        files.iter().map(|(name, bytes)| format!("{} {name:?}\n", artifact::hash_bytes(bytes))).collect();
+    artifact::hash_bytes(lines.as_bytes())
+}

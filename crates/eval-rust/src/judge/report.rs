@@ -1,0 +1,127 @@
+//! What is said about a candidate.
+
+use serde::{Deserialize, Serialize};
+
+use crate::Verdict;
+
+/// Version of the format of [`Judgement`].
+pub const VERSION: u32 = 1;
+
+/// How far judging came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// Every step was run or stood on one that failed.
+    Judged,
+    /// The candidate has something that is not accepted; nothing of it was run.
+    Refused,
+    /// The judge failed. This says nothing about the candidate and is no reward.
+    Error,
+}
+
+/// One candidate's result. Only `passed` is a success; every field is what an unrewarded candidate has until shown otherwise.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Judgement {
+    /// Version of this format.
+    pub version: u32,
+    /// Task id.
+    pub task: String,
+    /// Hash of the candidate's files.
+    pub candidate: String,
+    /// How far judging came.
+    pub status: Status,
+    /// Compiled, every expected test passed, every answer was right.
+    pub passed: bool,
+    /// `cargo check` had no error.
+    pub compiled: bool,
+    /// Every expected test passed and every answer was right.
+    pub tests_passed: bool,
+    /// Tests that must pass.
+    pub tests_expected: u64,
+    /// Tests that passed.
+    pub tests_ok: u64,
+    /// Tests that did not.
+    pub tests_failed: Vec<String>,
+    /// Questions to functions, over all runs.
+    pub questions: u64,
+    /// Right answers.
+    pub answers_right: u64,
+    /// Clippy had nothing to say, and nothing was silenced.
+    pub clippy_clean: bool,
+    /// What clippy had to say.
+    pub clippy_findings: u64,
+    /// Attributes that silence lints, more than before.
+    pub lint_attributes_added: u64,
+    /// rustfmt would change nothing.
+    pub formatted: bool,
+    /// `unsafe`, more often than before.
+    pub unsafe_added: u64,
+    /// Lines added plus lines removed.
+    pub diff_lines: u64,
+    /// Files that differ.
+    pub files_changed: u64,
+    /// Wall time of all runs.
+    pub wall_ms: u64,
+    /// CPU time of all runs.
+    pub cpu_ms: u64,
+    /// Most memory of a run.
+    pub peak_memory_bytes: u64,
+    /// Seed of the random inputs.
+    pub seed: u64,
+    /// The first thing that went wrong; empty when nothing did.
+    pub reason: String,
+    /// What the compiler and clippy said, shortened.
+    pub diagnostics: String,
+}
+
+impl Judgement {
+    pub(crate) fn new(task: &str, seed: u64) -> Self {
+        Self {
+            version: VERSION,
+            task: task.into(),
+            candidate: String::new(),
+            status: Status::Error,
+            passed: false,
+            compiled: false,
+            tests_passed: false,
+            tests_expected: 0,
+            tests_ok: 0,
+            tests_failed: Vec::new(),
+            questions: 0,
+            answers_right: 0,
+            clippy_clean: false,
+            clippy_findings: 0,
+            lint_attributes_added: 0,
+            formatted: false,
+            unsafe_added: 0,
+            diff_lines: 0,
+            files_changed: 0,
+            wall_ms: 0,
+            cpu_ms: 0,
+            peak_memory_bytes: 0,
+            seed,
+            reason: String::new(),
+            diagnostics: String::new(),
+        }
+    }
+
+    /// Keeps the first reason.
+    pub(crate) fn because(&mut self, reason: impl Into<String>) {
+        if self.reason.is_empty() {
+            self.reason = reason.into();
+        }
+    }
+
+    /// The verdict that is counted; `None` of a judge's error, which must not be counted as anything.
+    pub fn verdict(&self, candidate: u64) -> Option<Verdict> {
+        (self.status != Status::Error).then(|| Verdict {
+            task: self.task.clone(),
+            candidate,
+            compiled: self.compiled,
+            tests_passed: self.tests_passed,
+            clippy_clean: self.clippy_clean,
+            diff_lines: self.diff_lines,
+        })
+    }
+}

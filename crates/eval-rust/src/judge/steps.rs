@@ -1,0 +1,294 @@
+//! The steps of judging an admitted candidate, each on what the one before left.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::cache::copy;
+use super::commands::{self, ended, program, tool};
+use super::driver::{self, DRIVER};
+use super::error::{JudgeError, Result};
+use super::policy::Admitted;
+use super::private::Private;
+use super::report::{Judgement, Status};
+use super::task::Task;
+use super::values::Random;
+use super::workspace::{HARNESS, programs, test_program};
+use super::{Judge, Step};
+use crate::sandbox::types::{End, Outcome};
+
+/// Most bytes of diagnostics that are kept.
+const DIAGNOSTICS: usize = 16 << 10;
+/// Runs over the same questions, each in another order.
+const RUNS: u64 = 2;
+/// Lints that stay on whatever an attribute says.
+const FORCED: [&str; 4] = ["--force-warn", "clippy::all", "--force-warn", "unused"];
+
+/// Runs every step.
+pub(super) fn run(judge: &Judge<'_>, task: &Task, admitted: &Admitted, report: &mut Judgement) -> Result<()> {
+    report.unsafe_added = admitted.unsafe_added;
+    report.lint_attributes_added = admitted.lint_attributes_added;
+    report.diff_lines = admitted.diff_lines;
+    report.files_changed = admitted.files_changed;
+    let private = Private::new(&judge.options.work)?;
+    judge.lay_out(&private, task, &admitted.files)?;
+    let steps = Steps { judge, task, private: &private };
+    report.compiled = steps.check(report)?;
+    if report.compiled {
+        steps.clippy(report)?;
+        steps.format(admitted, report)?;
+        let built = steps.build(report)?;
+        let tests = steps.tests(&built, report)?;
+        report.tests_passed = tests && steps.functions(&built, report)?;
+    } else {
+        report.tests_failed = task.expected().cloned().collect();
+    }
+    report.passed = report.compiled && report.tests_passed;
+    report.status = Status::Judged;
+    Ok(())
+}
+
+struct Steps<'a> {
+    judge: &'a Judge<'a>,
+    task: &'a Task,
+    private: &'a Private,
+}
+
+impl Steps<'_> {
+    fn tool(&self, program: &str, args: &[&str], cwd: &str, wall: Duration, report: &mut Judgement) -> Result<Outcome> {
+        let command = tool(&self.judge.places(self.private.path()), program, args, cwd, false, wall);
+        commands::run(self.judge.runner, &command, report)
+    }
+
+    fn check(&self, report: &mut Judgement) -> Result<bool> {
+        let package = &self.task.package;
+        let args = ["check", "--frozen", "-p", package, "--lib", "--message-format=json"];
+        let outcome = self.tool("cargo", &args, "ws", self.task.file.limits.check(), report)?;
+        if outcome.end == End::Exit(0) {
+            return Ok(true);
+        }
+        let said = messages(&outcome.stdout);
+        blame("check", &outcome, package)?;
+        keep(report, said.iter().filter(|message| message.level == "error"));
+        report.because(format!("does not compile: {}", ended(outcome.end)));
+        Ok(false)
+    }
+
+    fn clippy(&self, report: &mut Judgement) -> Result<()> {
+        let package = &self.task.package;
+        let mut args = vec!["clippy", "--frozen", "-p", package, "--lib", "--no-deps", "--message-format=json", "--"];
+        if !self.silences() {
+            args.extend(FORCED);
+        }
+        let outcome = self.tool("cargo", &args, "ws", self.task.file.limits.clippy(), report)?;
+        let found = messages(&outcome.stdout);
+        if outcome.end != End::Exit(0) {
+            blame("clippy", &outcome, package)?;
+        }
+        report.clippy_findings = found.len() as u64;
+        let whole = outcome.end == End::Exit(0) && !outcome.truncated;
+        report.clippy_clean = whole && found.is_empty() && report.lint_attributes_added == 0;
+        keep(report, found.iter());
+        Ok(())
+    }
+
+    /// Whether the task's own crate silences lints, which then stays as it is.
+    fn silences(&self) -> bool {
+        let text = |bytes: &Vec<u8>| String::from_utf8_lossy(bytes).into_owned();
+        let allows = |text: String| {
+            super::tokens::flatten(&text).is_none_or(|tokens| {
+                let silence = |word: &str| word == "allow" || word == "expect";
+                tokens.windows(2).any(|pair| pair[0].in_attribute && silence(&pair[0].text) && pair[1].is("("))
+            })
+        };
+        let sources = self.task.start.iter().filter(|(name, _)| name.starts_with("src/") && name.ends_with(".rs"));
+        sources.into_iter().any(|(_, bytes)| allows(text(bytes)))
+    }
+
+    fn format(&self, admitted: &Admitted, report: &mut Judgement) -> Result<()> {
+        let config = "/judge/ws/candidate/rustfmt.toml";
+        let args = ["--check", "--edition", &self.task.edition, "--config-path", config, "src/lib.rs"];
+        let outcome = self.tool("rustfmt", &args, "ws/candidate", self.task.file.limits.clippy(), report)?;
+        report.formatted = outcome.end == End::Exit(0) && admitted.format_attributes_added == 0;
+        Ok(())
+    }
+
+    /// Builds the judge's programs and takes those that there are; the target folder is not looked at again.
+    fn build(&self, report: &mut Judgement) -> Result<Vec<String>> {
+        let args = ["build", "--frozen", "--keep-going", "-p", HARNESS, "--bins"];
+        let outcome = self.tool("cargo", &args, "ws", self.task.file.limits.check(), report)?;
+        if outcome.end != End::Exit(0) {
+            if blame("build", &outcome, HARNESS).is_err() {
+                blame("build", &outcome, &self.task.package)?;
+            }
+            report.because(format!("tests do not build with it: {}", ended(outcome.end)));
+        }
+        let mut built = programs(self.task);
+        let debug = self.private.path().join("target/debug");
+        built.retain(|name| debug.join(name).is_file());
+        for name in &built {
+            copy(&debug.join(name), &self.private.path().join("bin").join(name))?;
+        }
+        Ok(built)
+    }
+
+    /// Runs every expected test in a process of its own.
+    fn tests(&self, built: &[String], report: &mut Judgement) -> Result<bool> {
+        let mut left = self.task.file.limits.test();
+        let mut passed = 0;
+        for id in self.task.expected() {
+            let (stem, name) = id.split_once("::").unwrap_or((id, ""));
+            let file = test_program(stem);
+            if !built.contains(&file) || left.is_zero() {
+                report.because(format!("test {id} was not run"));
+                report.tests_failed.push(id.clone());
+                continue;
+            }
+            let nonce = nonce()?;
+            let outcome = self.program(
+                &self.private.path().join("bin"),
+                &file,
+                format!("{nonce} {name}\n").into(),
+                left,
+                report,
+            )?;
+            left = left.saturating_sub(outcome.wall);
+            if outcome.end == End::Exit(0) && says(&outcome.stdout, &format!("{nonce} {name} passed")) {
+                passed += 1;
+            } else {
+                report.because(format!("test {id} did not pass: {}", ended(outcome.end)));
+                report.tests_failed.push(id.clone());
+            }
+        }
+        report.tests_ok = passed;
+        Ok(passed == report.tests_expected)
+    }
+
+    /// Compares the answers of the candidate with those of the solution.
+    fn functions(&self, built: &[String], report: &mut Judgement) -> Result<bool> {
+        if self.task.file.functions.is_empty() {
+            return Ok(true);
+        }
+        let questions = driver::questions(self.task, report.seed);
+        let wanted = self.wanted(&questions)?;
+        report.questions = wanted.len() as u64 * RUNS;
+        if !built.contains(&DRIVER.to_owned()) {
+            report.because("the functions cannot be called as the task says");
+            return Ok(false);
+        }
+        let mut left = self.task.file.limits.test();
+        for round in 0..RUNS {
+            let nonce = nonce()?;
+            let input = driver::input(&nonce, &questions, &mut Random(report.seed ^ (round + 1)));
+            let outcome = self.program(&self.private.path().join("bin"), DRIVER, input, left, report)?;
+            left = left.saturating_sub(outcome.wall);
+            let got = driver::answers(&outcome.stdout, &nonce);
+            report.answers_right +=
+                wanted.iter().filter(|(index, answer)| got.get(index) == Some(answer)).count() as u64;
+            let wrong = wanted.iter().find(|(index, answer)| got.get(index) != Some(answer));
+            if let Some((index, _)) = wrong.filter(|_| outcome.end == End::Exit(0)) {
+                report.because(format!("wrong or no answer to `{}`", questions[*index]));
+            }
+            if outcome.end != End::Exit(0) || outcome.truncated {
+                report.because(format!("calling functions ended by {}", ended(outcome.end)));
+                return Ok(false);
+            }
+            if left.is_zero() {
+                report.because("calling functions took too long");
+                return Ok(false);
+            }
+        }
+        Ok(report.answers_right == report.questions)
+    }
+
+    /// The solution's answers; a question at which it panics is not asked, because the task says nothing there.
+    fn wanted(&self, questions: &[String]) -> Result<BTreeMap<usize, String>> {
+        let reference = self.judge.reference(self.task)?;
+        let private = Private::new(&self.judge.options.work)?;
+        let bin = private.path().join("bin");
+        copy(&reference.join(DRIVER), &bin.join(DRIVER))?;
+        let nonce = nonce()?;
+        let input = driver::input(&nonce, questions, &mut Random(0));
+        let mut own = Judgement::new("", 0);
+        let outcome = self.program(&bin, DRIVER, input, self.task.file.limits.test(), &mut own)?;
+        let mut answers = driver::answers(&outcome.stdout, &nonce);
+        let whole = outcome.end == End::Exit(0) && !outcome.truncated && answers.len() == questions.len();
+        answers.retain(|_, answer| answer != "panic");
+        if !whole || answers.len() * 2 < questions.len() {
+            let what = format!("{} of {} questions answered, {}", answers.len(), questions.len(), ended(outcome.end));
+            return Err(JudgeError::Own { step: "solution", what });
+        }
+        Ok(answers)
+    }
+
+    fn program(
+        &self,
+        bin: &Path,
+        name: &str,
+        stdin: Vec<u8>,
+        wall: Duration,
+        report: &mut Judgement,
+    ) -> Result<Outcome> {
+        let command = program(bin, name, stdin, self.task.file.limits.memory_mib, wall);
+        commands::run(self.judge.runner, &command, report)
+    }
+}
+
+/// An error unless cargo says that `package` failed, or a limit did: then the fault is ours.
+fn blame(step: Step, outcome: &Outcome, package: &str) -> Result<()> {
+    let said = String::from_utf8_lossy(&outcome.stderr);
+    let limit = !matches!(outcome.end, End::Exit(_) | End::Signal(_));
+    if limit || said.contains(&format!("could not compile `{package}`")) {
+        return Ok(());
+    }
+    Err(JudgeError::Own { step, what: format!("{}: {}", ended(outcome.end), tail(&said)) })
+}
+
+fn tail(text: &str) -> &str {
+    let from = text.len().saturating_sub(2000);
+    (from..text.len()).find_map(|at| text.get(at..)).unwrap_or_default()
+}
+
+/// Whether exactly one line is this.
+fn says(stdout: &[u8], line: &str) -> bool {
+    stdout.split(|byte| *byte == b'\n').filter(|got| *got == line.as_bytes()).count() == 1
+}
+
+/// 128 bits that cannot be guessed.
+fn nonce() -> Result<String> {
+    let path = Path::new("/dev/urandom");
+    let mut bytes = [0_u8; 16];
+    let read = std::fs::File::open(path).and_then(|mut file| std::io::Read::read_exact(&mut file, &mut bytes));
+    read.map_err(super::error::io("read", path))?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+struct Message {
+    level: String,
+    rendered: String,
+}
+
+/// What the compiler said, without its summaries, which have no place in the source.
+fn messages(stdout: &[u8]) -> Vec<Message> {
+    let text = String::from_utf8_lossy(stdout);
+    let message = |line: &str| -> Option<Message> {
+        let line: Value = serde_json::from_str(line).ok()?;
+        let message = line.get("message").filter(|_| line["reason"] == "compiler-message")?;
+        let placed = message["spans"].as_array().is_some_and(|spans| !spans.is_empty());
+        let text = |key: &str| message[key].as_str().unwrap_or_default().to_owned();
+        placed.then(|| Message { level: text("level"), rendered: text("rendered") })
+    };
+    text.lines().filter_map(message).collect()
+}
+
+fn keep<'m>(report: &mut Judgement, said: impl Iterator<Item = &'m Message>) {
+    for message in said {
+        if report.diagnostics.len() + message.rendered.len() > DIAGNOSTICS {
+            report.diagnostics += "(more was said)\n";
+            return;
+        }
+        report.diagnostics += &message.rendered;
+    }
+}

@@ -1,0 +1,3 @@
+//! Running code that nobody trusts.
+
+pub mod types;
