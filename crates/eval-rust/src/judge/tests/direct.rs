@@ -1,0 +1,75 @@
+//! A runner without walls: a process of the host, with paths inside replaced by those outside.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{Read, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use crate::judge::commands::INSIDE;
+use crate::sandbox::types::{Command, End, Outcome, Run, SandboxError};
+
+/// Runs on the host with a limit of wall time and of output.
+pub(super) struct Direct;
+
+impl Run for Direct {
+    fn run(&self, command: &Command) -> Result<Outcome, SandboxError> {
+        let scratch = tempfile::tempdir().unwrap();
+        let mut places: Vec<(String, PathBuf)> = Vec::new();
+        for mount in command.mounts.iter().filter(|mount| mount.inside.starts_with(INSIDE)) {
+            places.push((mount.inside.to_str().unwrap().into(), mount.host.clone()));
+        }
+        for (i, folder) in command.scratch.iter().enumerate() {
+            let host = scratch.path().join(i.to_string());
+            std::fs::create_dir(&host).unwrap();
+            places.push((folder.inside.to_str().unwrap().into(), host));
+        }
+        let outside = |text: &OsStr| {
+            let mut text = text.to_str().unwrap().to_owned();
+            for (inside, host) in &places {
+                text = text.replace(inside, host.to_str().unwrap());
+            }
+            OsString::from(text)
+        };
+        let path = |path: &Path| PathBuf::from(outside(path.as_os_str()));
+        let io = |op: &str| {
+            let op = op.to_owned();
+            move |source| SandboxError::Io { op, source }
+        };
+        let mut process = std::process::Command::new(path(&command.program));
+        process.args(command.args.iter().map(|arg| outside(arg))).current_dir(path(&command.cwd)).env_clear();
+        process.envs(command.env.iter().map(|(name, value)| (name, outside(value)))).process_group(0);
+        process.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let start = Instant::now();
+        let mut child = process.spawn().map_err(io("start"))?;
+        let mut stdin = child.stdin.take().unwrap();
+        let question = command.stdin.clone();
+        std::thread::spawn(move || _ = stdin.write_all(&question));
+        let reader = |mut from: Box<dyn Read + Send>, limit: u64| {
+            std::thread::spawn(move || {
+                let (mut kept, mut rest) = (Vec::new(), Vec::new());
+                from.by_ref().take(limit).read_to_end(&mut kept).unwrap();
+                let more = from.by_ref().take(1).read_to_end(&mut rest).unwrap() > 0;
+                (kept, more)
+            })
+        };
+        let stdout = reader(Box::new(child.stdout.take().unwrap()), command.limits.output);
+        let stderr = reader(Box::new(child.stderr.take().unwrap()), command.limits.output);
+        let end = loop {
+            if let Some(status) = child.try_wait().map_err(io("wait"))? {
+                break status.code().map_or_else(|| End::Signal(status.signal().unwrap()), End::Exit);
+            }
+            let flooded = stdout.is_finished() && start.elapsed() > Duration::from_secs(2);
+            if flooded || start.elapsed() > command.limits.wall {
+                let _ = child.kill();
+                let _ = child.wait();
+                break if flooded { End::Output } else { End::WallTime };
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        };
+        let ((stdout, more_out), (stderr, more_err)) = (stdout.join().unwrap(), stderr.join().unwrap());
+        let wall = start.elapsed();
+        Ok(Outcome { end, stdout, stderr, truncated: more_out || more_err, wall, cpu: wall, peak_memory: 0 })
+    }
+}
