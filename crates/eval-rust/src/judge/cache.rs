@@ -37,7 +37,6 @@ impl Judge<'_> {
             if let Some(lock) = task.start.get("Cargo.lock") {
                 write_new(&dir.join("ws/Cargo.lock"), lock)?;
             }
-            self.vendor_config(dir)?;
             open_to_all(&dir.join("ws"))?;
             let has =
                 |table: &str| task.manifest.get(table).and_then(toml::Value::as_table).is_some_and(|t| !t.is_empty());
@@ -73,21 +72,9 @@ impl Judge<'_> {
         let dependencies = self.dependencies(task)?;
         let dir = private.path();
         workspace::write(&dir.join("ws"), task, Some(files))?;
-        self.vendor_config(dir)?;
         copy(&dependencies.join("Cargo.lock"), &dir.join("ws/Cargo.lock"))?;
         copy(&dependencies.join("target"), &dir.join("target"))?;
         open_to_all(&dir.join("target"))
-    }
-
-    fn vendor_config(&self, dir: &Path) -> Result<()> {
-        if self.options.vendor.is_none() {
-            return Ok(());
-        }
-        let config = dir.join("ws/.cargo");
-        fs::create_dir(&config).map_err(io("create", &config))?;
-        let text =
-            "[source.crates-io]\nreplace-with = \"vendored\"\n[source.vendored]\ndirectory = \"/judge/vendor\"\n";
-        write_new(&config.join("config.toml"), text.as_bytes())
     }
 
     /// Runs cargo over what is the judge's and the task's own.

@@ -18,6 +18,10 @@ const MIB: u64 = 1 << 20;
 /// Memory of the compiler and the linker.
 const BUILD_MEMORY: u64 = 2048 * MIB;
 
+/// Has cargo take dependencies from the vendored sources.
+const VENDORED: [&str; 2] =
+    ["source.crates-io.replace-with=\"vendored\"", "source.vendored.directory=\"/judge/vendor\""];
+
 /// Where things are outside.
 #[derive(Debug, Clone)]
 pub(crate) struct Places<'a> {
@@ -66,9 +70,13 @@ pub(crate) fn tool(
         ("LANG", "C.UTF-8"),
     ];
     let scratch = |name: &str, bytes| Scratch { inside: inside(name), bytes, inodes: 4096 };
+    let mut args: Vec<OsString> = args.iter().map(OsString::from).collect();
+    if program == "cargo" && places.vendor.is_some() {
+        args.splice(1..1, VENDORED.iter().flat_map(|config| ["--config".into(), config.into()]));
+    }
     Command {
         program: inside("toolchain/bin").join(program),
-        args: args.iter().map(OsString::from).collect(),
+        args,
         env: env.iter().map(|(name, value)| (name.into(), value.into())).collect(),
         cwd: inside(cwd),
         stdin: Vec::new(),

@@ -5,6 +5,8 @@ use std::io::{Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::judge::commands::INSIDE;
@@ -46,11 +48,14 @@ impl Run for Direct {
         let mut stdin = child.stdin.take().unwrap();
         let question = command.stdin.clone();
         std::thread::spawn(move || _ = stdin.write_all(&question));
+        let flooded = Arc::new(AtomicBool::new(false));
         let reader = |mut from: Box<dyn Read + Send>, limit: u64| {
+            let flooded = flooded.clone();
             std::thread::spawn(move || {
                 let (mut kept, mut rest) = (Vec::new(), Vec::new());
                 from.by_ref().take(limit).read_to_end(&mut kept).unwrap();
                 let more = from.by_ref().take(1).read_to_end(&mut rest).unwrap() > 0;
+                flooded.fetch_or(more, Ordering::Relaxed);
                 (kept, more)
             })
         };
@@ -60,7 +65,7 @@ impl Run for Direct {
             if let Some(status) = child.try_wait().map_err(io("wait"))? {
                 break status.code().map_or_else(|| End::Signal(status.signal().unwrap()), End::Exit);
             }
-            let flooded = stdout.is_finished() && start.elapsed() > Duration::from_secs(2);
+            let flooded = flooded.load(Ordering::Relaxed);
             if flooded || start.elapsed() > command.limits.wall {
                 let _ = child.kill();
                 let _ = child.wait();

@@ -62,7 +62,8 @@ fn lists_are_judged_in_their_order_and_errors_are_neither_verdict_nor_reward() {
     let dir = set.0.path();
     let list = dir.join("list.jsonl");
     let line = |task: &str, candidate: &str| format!("{{\"task\": \"{task}\", \"candidate\": \"{candidate}\"}}\n");
-    fs::write(&list, line(".", "solution") + &line(".", "start") + &line("gone", "start") + &line(".", "gone")).unwrap();
+    fs::write(&list, line(".", "solution") + &line(".", "start") + &line("gone", "start") + &line(".", "gone"))
+        .unwrap();
     let got = judge().judge_all(&read_list(&list).unwrap(), 3, SEED);
     let short: Vec<(Status, bool)> = got.iter().map(|one| (one.status, one.passed)).collect();
     let (judged, error) = (Status::Judged, Status::Error);
@@ -118,7 +119,8 @@ fn dependencies_come_from_a_cache_that_is_checked() {
     let options = Options { toolchain: toolchain(), vendor: Some(vendor), work: work.path().join("work") };
     let judge = Judge::new(&Direct, options).unwrap();
     let task = set.task();
-    assert!(judge.judge(&task, &task.solution(), SEED).passed);
+    let got = judge.judge(&task, &task.solution(), SEED);
+    assert!(got.passed, "{got:#?}");
     let entries = || {
         let found = fs::read_dir(work.path().join("work/cache")).unwrap().map(|entry| entry.unwrap().path());
         found.collect::<std::collections::BTreeSet<_>>()
@@ -171,7 +173,10 @@ fn tasks_that_mean_nothing_are_refused() {
 #[test]
 fn r16_a_contradictory_task_is_found_before_anybody_cheats() {
     let set = Set::tests();
-    write(set.0.path(), &[("hidden/tests/hidden.rs", &HIDDEN.replace("assert_eq!(r, 5)", "assert_eq!(r, 5); assert_eq!(r, 6)"))]);
+    write(
+        set.0.path(),
+        &[("hidden/tests/hidden.rs", &HIDDEN.replace("assert_eq!(r, 5)", "assert_eq!(r, 5); assert_eq!(r, 6)"))],
+    );
     let got = judge().check_task(&set.task(), SEED).unwrap_err().to_string();
     assert!(got.contains("the solution does not pass"), "{got}");
     let set = Set::tests();
