@@ -11,13 +11,13 @@ use gates::artifact;
 
 use super::collect::collect;
 use super::commands::{self, Places};
-use super::driver::DRIVER;
+use super::driver::{self, DRIVER};
 use super::error::{JudgeError, Result, io};
 use super::policy;
 use super::private::{Private, open_to_all, write_new};
 use super::report::Judgement;
 use super::task::Task;
-use super::workspace::{self, HARNESS};
+use super::workspace::{self, HARNESS, programs};
 use super::{Judge, Step};
 use crate::sandbox::types::End;
 
@@ -38,17 +38,11 @@ impl Judge<'_> {
                 write_new(&dir.join("ws/Cargo.lock"), lock)?;
             }
             open_to_all(&dir.join("ws"))?;
-            let has =
-                |table: &str| task.manifest.get(table).and_then(toml::Value::as_table).is_some_and(|t| !t.is_empty());
-            // Without dependencies there is nothing to build ahead.
-            let commands: &[&[&str]] = if has("dependencies") || has("dev-dependencies") {
-                &[&["build", "--workspace", "--offline"], &["check", "--workspace", "--offline"]]
-            } else {
-                &[&["generate-lockfile", "--offline"]]
-            };
-            for args in commands {
-                self.own(dir, "dependencies", args)?;
+            // The empty programs are built as well, so that a missing linker is noticed here and no candidate's fault.
+            for args in [["build", "--workspace", "--offline"], ["check", "--workspace", "--offline"]] {
+                self.own(dir, "dependencies", &args)?;
             }
+            forget(&dir.join("target/debug"), task)?;
             copy(&dir.join("ws/Cargo.lock"), &dest.join("Cargo.lock"))?;
             copy(&dir.join("target"), &dest.join("target"))
         })
@@ -57,7 +51,9 @@ impl Judge<'_> {
     /// The folder with the driver over the solution.
     pub(super) fn reference(&self, task: &Task) -> Result<PathBuf> {
         let tree = artifact::hash_tree(&task.dir)?;
-        self.entry("reference", &[self.identity.as_bytes(), tree.as_bytes()], |private, dest| {
+        let source = driver::source(task) + driver::WIRE;
+        let parts = [self.identity.as_bytes(), tree.as_bytes(), source.as_bytes()];
+        self.entry("reference", &parts, |private, dest| {
             let bad = |what: String| JudgeError::Task { path: task.dir.clone(), what: format!("solution: {what}") };
             let files = collect(&task.solution()).map_err(|error| bad(error.to_string()))?;
             let admitted = policy::admit(task, &files).map_err(bad)?;
@@ -121,6 +117,25 @@ impl Judge<'_> {
         }
         Ok(tree)
     }
+}
+
+/// Takes the empty crate and the empty programs out of a target folder, so that cargo builds these two packages anew whatever
+/// the clock says.
+fn forget(debug: &Path, task: &Task) -> Result<()> {
+    let marks = debug.join(".fingerprint");
+    for entry in fs::read_dir(&marks).map_err(io("list", &marks))? {
+        let entry = entry.map_err(io("list", &marks))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let package = name.rsplit_once('-').map_or(name.as_str(), |(package, _)| package);
+        if package == task.package || package == HARNESS {
+            fs::remove_dir_all(entry.path()).map_err(io("remove", &marks))?;
+        }
+    }
+    for name in programs(task) {
+        let path = debug.join(name);
+        fs::remove_file(&path).map_err(io("remove", &path))?;
+    }
+    Ok(())
 }
 
 /// Copies a file or a folder with the times of change, by which cargo tells what is fresh; other things are an error.

@@ -143,6 +143,9 @@ fn refuse_files(task: &Task, candidate: &Files) -> Result<(), String> {
             return Err(format!("{path} would be a second package"));
         }
     }
+    if !candidate.contains_key("src/lib.rs") {
+        return Err("src/lib.rs is missing".into());
+    }
     let manifest = candidate.get("Cargo.toml").ok_or("Cargo.toml is missing")?;
     let parsed: toml::Table = text("Cargo.toml", manifest)?.parse().map_err(|_| "Cargo.toml is not TOML".to_owned())?;
     let keys = task.manifest.keys().chain(parsed.keys());

@@ -268,6 +268,9 @@ impl Task {
         if limits.contains(&0) || !file.functions.iter().all(cases) {
             return Err("limits and cases must be above 0, cases and max_len at most 10000".into());
         }
+        if !["2018", "2021", "2024"].contains(&self.edition.as_str()) {
+            return Err(format!("edition {} is not one of 2018, 2021 and 2024", self.edition));
+        }
         if !self.start.contains_key("src/lib.rs") {
             return Err("start/ has no src/lib.rs".into());
         }

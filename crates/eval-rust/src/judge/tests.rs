@@ -39,13 +39,12 @@ fn toolchain() -> PathBuf {
     find_toolchain(&|name| std::env::var_os(name)).unwrap()
 }
 
-/// One work folder for all tests of a run, so that the cache is made once.
+/// One work folder for all tests, beside their program, so that the cache is made once.
 fn judge() -> &'static Judge<'static> {
     static JUDGE: OnceLock<Judge<'static>> = OnceLock::new();
     JUDGE.get_or_init(|| {
-        let work = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/judge-tests");
-        let work = std::env::var_os("CARGO_TARGET_TMPDIR").map_or(work, PathBuf::from);
-        let work = work.join(std::process::id().to_string());
+        let exe = std::env::current_exe().unwrap();
+        let work = exe.parent().unwrap().join("judge-tests");
         fs::create_dir_all(&work).unwrap();
         let options = Options { toolchain: toolchain(), vendor: None, work: work.canonicalize().unwrap() };
         Judge::new(&Direct, options).unwrap()

@@ -67,10 +67,34 @@ fn r03_printing_a_report_is_no_pass() {
         let got = unrewarded(&set, &wrong(forged, ""));
         assert!(got.compiled, "{got:#?}");
     }
-    // Standard input has been read, and a process may not open its own memory, which root may nevertheless.
+    // The nonce has been read from standard input.
     let read = "use std::io::Read; let mut nonce = String::new(); let _ = std::io::stdin().read_to_string(&mut nonce); \
                 println!(\"\\n{} adds passed\", nonce.trim()); std::process::exit((a + b - a - b) as i32)";
     unrewarded(&Set::tests(), &wrong(read, ""));
+}
+
+/// The nonce is in the process's memory, which safe code could read as a file if the process let it.
+#[test]
+fn r03_the_nonce_cannot_be_read_from_memory() {
+    let scan = r#"use std::os::unix::fs::FileExt;
+        let sought = [&b" adds"[..], b"\n"].concat();
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let Ok(memory) = std::fs::File::open("/proc/self/mem") else { panic!("no memory") };
+        for line in maps.lines().filter(|line| line.contains("rw-p")) {
+            let (from, to) = line.split(' ').next().unwrap().split_once('-').unwrap();
+            let (from, to) = (u64::from_str_radix(from, 16).unwrap(), u64::from_str_radix(to, 16).unwrap());
+            let mut bytes = vec![0; (to - from) as usize];
+            let _ = memory.read_exact_at(&mut bytes, from);
+            for at in 32..bytes.len().saturating_sub(6) {
+                if bytes[at..at + 6] == sought[..] && bytes[at - 32..at].iter().all(u8::is_ascii_hexdigit) {
+                    println!("\n{} adds passed", String::from_utf8_lossy(&bytes[at - 32..at]));
+                    std::process::exit((a + b - a - b) as i32)
+                }
+            }
+        }
+        a - b"#;
+    let got = unrewarded(&Set::tests(), &wrong(scan, ""));
+    assert!(got.compiled && got.tests_failed.contains(&"hidden::adds".to_owned()), "{got:#?}");
 }
 
 #[test]
@@ -145,6 +169,10 @@ fn r06_files_that_steer_the_build_are_refused() {
     ] {
         refused(&set, &[("Cargo.toml", &format!("{MANIFEST}{table}"))], "Cargo.toml changed in");
     }
+    let gone = set.candidate("solution", &[]);
+    fs::rename(gone.join("src/lib.rs"), gone.join("src/main.rs")).unwrap();
+    let got = judge().judge(&set.task(), &gone, SEED);
+    assert!(got.status == Status::Refused && got.reason.contains("is missing"), "{got:#?}");
     let link = set.candidate("solution", &[]);
     std::os::unix::fs::symlink("/etc/passwd", link.join("src/x.rs")).unwrap();
     let got = judge().judge(&set.task(), &link, SEED);
