@@ -45,7 +45,10 @@ const CODE: [Ban; 9] = [
     Ban {
         what: "stdin()",
         instead: "an argument: no program asks a question (defect S29)",
-        allowed: &[("crates/moe-agent/src/commands/", "a file given as `-`")],
+        allowed: &[
+            ("crates/moe-agent/src/commands/", "a file given as `-`"),
+            ("crates/eval-rust/src/judge/harness/", "what the judge asks a program of its own, which has no arguments"),
+        ],
     },
     Ban { what: "thread_rng", instead: SEED, allowed: &[] },
     Ban { what: "rand::rng", instead: SEED, allowed: &[] },

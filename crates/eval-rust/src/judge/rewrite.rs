@@ -153,7 +153,7 @@ mod tests {
             ("fn f() {}", "0 tests"),
             ("mod t { #[test] fn a() {} }", "1 tests, 0 of them"),
             ("#[cfg(test)] mod t { #[test] fn a() {} } #[test] fn b() {}", "2 tests, 1 of them"),
-            ("#[test] #[ignore] fn a() {}", "`ignore`"),
+            ("#[test] # [ignore] fn a() {}", "`ignore`"),
             ("#[test] fn a() {} fn main() {}", "main"),
             ("use a::*; #[test] fn b() {}", "a::*"),
             ("use ::a::{x, y::*}; #[test] fn b() {}", "a::*"),

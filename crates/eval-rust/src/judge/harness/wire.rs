@@ -113,20 +113,26 @@ impl<T: Put> Put for Same<'_, T> {
     }
 }
 
+impl Take for () {
+    fn take(_: &mut SplitWhitespace<'_>) -> Self {}
+}
+
+impl Put for () {
+    fn put(&self, _: &mut String) {}
+}
+
 macro_rules! tuples {
     ($(($($t:ident $i:tt)*))*) => {$(
         impl<$($t: Take),*> Take for ($($t,)*) {
-            #[allow(unused_variables, reason = "the empty tuple has no words")]
             fn take(words: &mut SplitWhitespace<'_>) -> Self {
                 ($($t::take(words),)*)
             }
         }
         impl<$($t: Put),*> Put for ($($t,)*) {
-            #[allow(unused_variables, reason = "the empty tuple has no words")]
             fn put(&self, out: &mut String) {
                 $(self.$i.put(out);)*
             }
         }
     )*};
 }
-tuples!(() (A 0) (A 0 B 1) (A 0 B 1 C 2) (A 0 B 1 C 2 D 3));
+tuples!((A 0) (A 0 B 1) (A 0 B 1 C 2) (A 0 B 1 C 2 D 3));

@@ -30,7 +30,7 @@ fn r01_tests_belong_to_the_task() {
     let set = Set::tests();
     refused(&set, &[("tests/visible.rs", "")], "tests belong to the task");
     refused(&set, &[("tests/visible.rs", &VISIBLE.replace("#[test]", "#[cfg(never)]\n#[test]"))], "tests belong");
-    refused(&set, &[("tests/visible.rs", &VISIBLE.replace("#[test]", "#[test]\n#[ignored]"))], "tests belong");
+    refused(&set, &[("tests/visible.rs", &VISIBLE.replace("#[test]", "#[test]\n# [ignore]"))], "tests belong");
     for more in ["[lib]\ntest = false\n", "[[test]]\nname = \"visible\"\nharness = false\n", "[features]\nx = []\n"] {
         refused(&set, &[("Cargo.toml", &format!("{MANIFEST}{more}"))], "Cargo.toml changed in");
     }
