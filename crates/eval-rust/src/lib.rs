@@ -1,9 +1,7 @@
-//! Scores of Rust answers: rates, pass@k and their evidence, computed from verdicts.
-//!
-//! This crate owns the arithmetic over verdicts today. The sandbox and the out-of-process judge that will produce the
-//! verdicts belong here too and are not part of it yet; nothing in this crate pretends to run a candidate.
+//! Rust answers: a sandbox that runs them, and the arithmetic over the verdicts: rates, pass@k and their evidence.
 
 mod pass_at_k;
+pub mod sandbox;
 mod verdict;
 
 pub use pass_at_k::{mean_pass_at_k, pass_at_k};
