@@ -287,6 +287,8 @@ fn remove(folder: &Path) -> io::Result<()> {
         match fs::remove_dir(folder) {
             Ok(()) => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            // Another user's.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(error),
             Err(error) => last = error,
         }
         // The dead are still listed for a moment; whoever is there after that is alive.

@@ -44,8 +44,8 @@ const EVERYWHERE: &[c_long] = &[
     libc::SYS_getdents64, libc::SYS_getcwd, libc::SYS_chdir, libc::SYS_fchdir, libc::SYS_mkdirat, libc::SYS_unlinkat,
     libc::SYS_renameat, libc::SYS_renameat2, libc::SYS_linkat, libc::SYS_symlinkat, libc::SYS_mknodat,
     libc::SYS_fchmod, libc::SYS_fchmodat, libc::SYS_fchown, libc::SYS_fchownat, libc::SYS_utimensat,
-    libc::SYS_ftruncate, libc::SYS_truncate, libc::SYS_fallocate, libc::SYS_fsync, libc::SYS_fdatasync, libc::SYS_sync,
-    libc::SYS_syncfs, libc::SYS_sync_file_range, libc::SYS_fadvise64, libc::SYS_readahead, libc::SYS_sendfile,
+    libc::SYS_ftruncate, libc::SYS_truncate, libc::SYS_fallocate, libc::SYS_fsync, libc::SYS_fdatasync,
+    libc::SYS_sync_file_range, libc::SYS_fadvise64, libc::SYS_readahead, libc::SYS_sendfile,
     libc::SYS_copy_file_range, libc::SYS_splice, libc::SYS_tee, libc::SYS_flock, libc::SYS_fcntl, libc::SYS_umask,
     libc::SYS_dup, libc::SYS_dup3, libc::SYS_pipe2, libc::SYS_getxattr, libc::SYS_lgetxattr, libc::SYS_fgetxattr,
     libc::SYS_listxattr, libc::SYS_llistxattr, libc::SYS_flistxattr,
@@ -169,7 +169,7 @@ mod tests {
             libc::SYS_clock_settime, libc::SYS_setuid, libc::SYS_setgid, libc::SYS_setgroups, libc::SYS_capset,
             libc::SYS_seccomp, libc::SYS_open_by_handle_at, libc::SYS_name_to_handle_at, libc::SYS_quotactl,
             libc::SYS_syslog, libc::SYS_shmget, libc::SYS_msgget, libc::SYS_semget, libc::SYS_mq_open,
-            libc::SYS_pidfd_getfd, libc::SYS_kcmp, libc::SYS_personality, libc::SYS_execveat, libc::SYS_vmsplice,
+            libc::SYS_sync, libc::SYS_syncfs, libc::SYS_pidfd_getfd, libc::SYS_kcmp, libc::SYS_personality, libc::SYS_execveat, libc::SYS_vmsplice,
         ] {
             assert!(!rules.contains_key(&call), "system call {call}");
         }

@@ -379,23 +379,26 @@ fn last_layers(helper: &Helper, ready: &Ready) -> Step<std::convert::Infallible>
 
 fn process_limits(plan: &Plan) -> io::Result<()> {
     let limits = &plan.command.limits;
+    let cpu = limits.cpu.as_secs() + u64::from(limits.cpu.subsec_nanos() > 0);
+    // For each, what a process gets and how far it may raise that.
     let mut set = vec![
-        (Resource::Core, 0),
-        (Resource::Fsize, limits.file_size),
-        (Resource::Nofile, u64::from(limits.open_files)),
-        (Resource::Nproc, u64::from(limits.pids) + 1),
-        (Resource::Memlock, 64 << 10),
-        (Resource::Msgqueue, 0),
-        // The group stops all processes together at the limit; this stops one that no group counts.
-        (Resource::Cpu, limits.cpu.as_secs() + 1),
+        // One byte, because the kernel hands a dump to the host's handler even at a limit of zero, but not at one.
+        (Resource::Core, 1, 1),
+        (Resource::Fsize, limits.file_size, limits.file_size),
+        (Resource::Nofile, limits.open_files.into(), limits.open_files.into()),
+        (Resource::Nproc, u64::from(limits.pids) + 1, u64::from(limits.pids) + 1),
+        (Resource::Memlock, 64 << 10, 64 << 10),
+        (Resource::Msgqueue, 0, 0),
+        // A signal that tells the limit from others, then one that cannot be ignored.
+        (Resource::Cpu, cpu, cpu + 1),
     ];
     if plan.missing.contains(&Layer::MemoryGroup) {
-        set.push((Resource::As, limits.memory));
+        set.push((Resource::As, limits.memory, limits.memory));
     }
-    for (resource, most) in set {
-        let before = rustix::process::getrlimit(resource);
-        let most = before.maximum.map_or(most, |maximum| most.min(maximum));
-        rustix::process::setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })?;
+    for (resource, current, maximum) in set {
+        let highest = rustix::process::getrlimit(resource).maximum;
+        let within = |wanted: u64| Some(highest.map_or(wanted, |highest| wanted.min(highest)));
+        rustix::process::setrlimit(resource, Rlimit { current: within(current), maximum: within(maximum) })?;
     }
     Ok(())
 }

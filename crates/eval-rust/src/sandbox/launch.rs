@@ -136,7 +136,9 @@ fn outcome(seen: Watched, command: &Command, groups: &Groups, mut weaker: Vec<La
     if groups.out_of_memory() {
         end = Some(End::Memory);
     }
-    if end == Some(End::Signal(libc::SIGXCPU)) {
+    // Where no group counts, the limit of one process ends it, with a signal that it may have ignored until the next one.
+    let by_limit = matches!(end, Some(End::Signal(libc::SIGXCPU | libc::SIGKILL))) && cpu >= command.limits.cpu;
+    if by_limit {
         end = Some(End::CpuTime);
     }
     let Some(end) = seen.stopped.or(end) else {

@@ -10,6 +10,7 @@
 
 mod cgroup;
 mod check;
+mod collect;
 mod error;
 mod filter;
 mod inside;
@@ -22,6 +23,7 @@ mod types;
 mod watch;
 
 pub use check::{CheckReport, check};
+pub use collect::{Caps, CollectError, collect};
 pub use error::{Layer, SandboxError};
 pub use inside::helper_main;
 pub use launch::{Sandbox, system_mounts};
