@@ -66,6 +66,8 @@ enum Version {
 pub(crate) struct Groups {
     /// One folder for each hierarchy in use.
     folders: Vec<PathBuf>,
+    /// That of version 2 among them.
+    unified: Option<PathBuf>,
     memory: Option<(PathBuf, Version)>,
     cpu: Option<(PathBuf, Version)>,
     /// Controllers that could not be had, with the reason.
@@ -75,11 +77,13 @@ pub(crate) struct Groups {
 impl Groups {
     /// Makes the groups of a run and sets their limits; what cannot be had is in `missing`.
     pub(crate) fn create(limits: &Limits, number: u64) -> Self {
-        let mut groups = Self { folders: Vec::new(), memory: None, cpu: None, missing: Vec::new() };
-        let name = format!("{}{number}", own_prefix());
-        let places = places();
+        Self::create_in(&places(), &format!("{}{number}", own_prefix()), limits)
+    }
+
+    fn create_in(places: &[Place], name: &str, limits: &Limits) -> Self {
+        let mut groups = Self { folders: Vec::new(), unified: None, memory: None, cpu: None, missing: Vec::new() };
         for controller in Controller::ALL {
-            match groups.add(controller, &places, &name, limits) {
+            match groups.add(controller, places, name, limits) {
                 Ok(()) => {}
                 Err(error) => groups.missing.push((controller.layer(), error.to_string())),
             }
@@ -91,7 +95,12 @@ impl Groups {
         let mut last = io::Error::other("no hierarchy of control groups has this controller");
         for place in places.iter().filter(|place| place.has(controller)) {
             let folder = place.folder.join(name);
-            let made = make(&folder, place, controller).and_then(|()| limit(&folder, place.version, controller, limits));
+            // A process is in one group of a hierarchy only, so version 2 has one group for every controller.
+            if place.version == Version::Two && self.unified.as_ref().is_some_and(|unified| *unified != folder) {
+                continue;
+            }
+            let made =
+                make(&folder, place, controller).and_then(|()| limit(&folder, place.version, controller, limits));
             match made {
                 Ok(()) => {
                     let entry = (folder.clone(), place.version);
@@ -99,6 +108,9 @@ impl Groups {
                         Controller::Memory => self.memory = Some(entry),
                         Controller::Pids => {}
                         Controller::Cpu => self.cpu = Some(entry),
+                    }
+                    if place.version == Version::Two {
+                        self.unified = Some(folder.clone());
                     }
                     if !self.folders.contains(&folder) {
                         self.folders.push(folder);
@@ -235,7 +247,9 @@ fn make(folder: &Path, place: &Place, controller: Controller) -> io::Result<()> 
         _ => {}
     }
     let file = folder.join(controller.file(place.version));
-    fs::metadata(&file).map(|_| ()).map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", file.display())))
+    fs::metadata(&file)
+        .map(|_| ())
+        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", file.display())))
 }
 
 fn limit(folder: &Path, version: Version, controller: Controller, limits: &Limits) -> io::Result<()> {
@@ -359,7 +373,7 @@ mod tests {
     fn groups_are_found_through_the_mounts() {
         let folder = tempfile::tempdir().unwrap();
         let mount = folder.path().to_str().unwrap();
-        std::fs::create_dir_all(folder.path().join("a/b")).unwrap();
+        fs::create_dir_all(folder.path().join("a/b")).unwrap();
         let two = format!("31 23 0:28 / {mount} rw,relatime shared:9 - cgroup2 cgroup2 rw,nsdelegate");
         assert_eq!(locate(&two, &[], "/a/b").unwrap(), (mount.into(), folder.path().join("a/b")));
         assert!(locate(&two, &["memory".into()], "/a/b").is_none());
@@ -367,5 +381,42 @@ mod tests {
         let one = format!("35 31 0:32 /docker/x {mount} rw - cgroup cgroup rw,cpu,cpuacct");
         let found = locate(&one, &["cpu".into(), "cpuacct".into()], "/docker/x/a").unwrap();
         assert_eq!(found.1, folder.path().join("a"));
+    }
+
+    /// Version 2 with files that stand for the kernel's: the own group holds processes and hands nothing down.
+    #[test]
+    fn version_two_has_one_group_for_all_controllers() {
+        let folder = tempfile::tempdir().unwrap();
+        let (above, own) = (folder.path().to_owned(), folder.path().join("own"));
+        fs::create_dir_all(own.join("run")).unwrap();
+        fs::create_dir(above.join("run")).unwrap();
+        let write = |path: PathBuf, text: &str| fs::write(path, text).unwrap();
+        for place in [&above, &own] {
+            write(place.join("cgroup.controllers"), "cpu memory pids");
+            write(place.join("run/cpu.stat"), "usage_usec 2500000\nuser_usec 1\n");
+        }
+        write(above.join("cgroup.subtree_control"), "memory pids");
+        for file in ["memory.max", "memory.swap.max", "memory.oom.group", "pids.max", "cgroup.procs"] {
+            write(above.join("run").join(file), "");
+        }
+        write(above.join("run/memory.events"), "low 0\noom 1\noom_kill 2\noom_group_kill 0\n");
+        write(above.join("run/memory.peak"), "4096\n");
+        let place = |folder: &Path| Place { folder: folder.into(), version: Version::Two, controllers: Vec::new() };
+        let second = Duration::from_secs(1);
+        let limits =
+            Limits { wall: second, cpu: second, memory: 1 << 20, pids: 7, output: 1, file_size: 1, open_files: 1 };
+        let groups = Groups::create_in(&[place(&own), place(&above)], "run", &limits);
+        assert_eq!(groups.missing, Vec::new());
+        assert_eq!(groups.folders, [above.join("run")]);
+        let read = |file: &str| fs::read_to_string(above.join("run").join(file)).unwrap();
+        assert_eq!(["memory.max", "memory.swap.max", "pids.max"].map(read), ["1048576", "0", "8"]);
+        assert!(groups.out_of_memory());
+        assert_eq!((groups.cpu(), groups.peak_memory()), (Some(Duration::from_micros(2_500_000)), Some(4096)));
+        groups.admit(42).unwrap();
+        assert_eq!(read("cgroup.procs"), "42");
+        // Without a place that hands memory down, it is missing by name.
+        let groups = Groups::create_in(&[place(&own)], "run", &limits);
+        let layers: Vec<Layer> = groups.missing.iter().map(|(layer, _)| *layer).collect();
+        assert_eq!(layers, [Layer::MemoryGroup, Layer::PidsGroup]);
     }
 }

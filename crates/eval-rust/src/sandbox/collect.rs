@@ -154,7 +154,9 @@ mod tests {
         for target in ["/etc/shadow", "c", "."] {
             let folder = folder();
             std::os::unix::fs::symlink(target, folder.path().join("link")).unwrap();
-            assert!(matches!(collect(folder.path(), &CAPS), Err(CollectError::Special(path)) if path == Path::new("link")));
+            assert!(
+                matches!(collect(folder.path(), &CAPS), Err(CollectError::Special(path)) if path == Path::new("link"))
+            );
             let linked = folder.path().join("link");
             assert!(target != "." || collect(&linked, &CAPS).is_err(), "the folder itself is a link");
         }

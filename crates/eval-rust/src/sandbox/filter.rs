@@ -147,8 +147,7 @@ fn equal_to_one_of(argument: u8, values: impl Iterator<Item = u64>) -> io::Resul
 }
 
 fn rule(argument: u8, op: SeccompCmpOp, value: u64) -> io::Result<SeccompRule> {
-    let condition =
-        SeccompCondition::new(argument, SeccompCmpArgLen::Dword, op, value).map_err(io::Error::other)?;
+    let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Dword, op, value).map_err(io::Error::other)?;
     SeccompRule::new(vec![condition]).map_err(io::Error::other)
 }
 
@@ -160,16 +159,56 @@ mod tests {
     fn no_dangerous_call_is_on_the_list() {
         let rules = permitted().unwrap();
         for call in [
-            libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_bpf, libc::SYS_keyctl, libc::SYS_add_key,
-            libc::SYS_request_key, libc::SYS_ptrace, libc::SYS_process_vm_readv, libc::SYS_process_vm_writev,
-            libc::SYS_userfaultfd, libc::SYS_mount, libc::SYS_umount2, libc::SYS_pivot_root, libc::SYS_chroot,
-            libc::SYS_unshare, libc::SYS_setns, libc::SYS_perf_event_open, libc::SYS_socket, libc::SYS_open_tree,
-            libc::SYS_move_mount, libc::SYS_fsopen, libc::SYS_memfd_secret, libc::SYS_memfd_create, libc::SYS_kexec_load,
-            libc::SYS_init_module, libc::SYS_finit_module, libc::SYS_reboot, libc::SYS_swapon, libc::SYS_settimeofday,
-            libc::SYS_clock_settime, libc::SYS_setuid, libc::SYS_setgid, libc::SYS_setgroups, libc::SYS_capset,
-            libc::SYS_seccomp, libc::SYS_open_by_handle_at, libc::SYS_name_to_handle_at, libc::SYS_quotactl,
-            libc::SYS_syslog, libc::SYS_shmget, libc::SYS_msgget, libc::SYS_semget, libc::SYS_mq_open,
-            libc::SYS_sync, libc::SYS_syncfs, libc::SYS_pidfd_getfd, libc::SYS_kcmp, libc::SYS_personality, libc::SYS_execveat, libc::SYS_vmsplice,
+            libc::SYS_io_uring_setup,
+            libc::SYS_io_uring_enter,
+            libc::SYS_bpf,
+            libc::SYS_keyctl,
+            libc::SYS_add_key,
+            libc::SYS_request_key,
+            libc::SYS_ptrace,
+            libc::SYS_process_vm_readv,
+            libc::SYS_process_vm_writev,
+            libc::SYS_userfaultfd,
+            libc::SYS_mount,
+            libc::SYS_umount2,
+            libc::SYS_pivot_root,
+            libc::SYS_chroot,
+            libc::SYS_unshare,
+            libc::SYS_setns,
+            libc::SYS_perf_event_open,
+            libc::SYS_socket,
+            libc::SYS_open_tree,
+            libc::SYS_move_mount,
+            libc::SYS_fsopen,
+            libc::SYS_memfd_secret,
+            libc::SYS_memfd_create,
+            libc::SYS_kexec_load,
+            libc::SYS_init_module,
+            libc::SYS_finit_module,
+            libc::SYS_reboot,
+            libc::SYS_swapon,
+            libc::SYS_settimeofday,
+            libc::SYS_clock_settime,
+            libc::SYS_setuid,
+            libc::SYS_setgid,
+            libc::SYS_setgroups,
+            libc::SYS_capset,
+            libc::SYS_seccomp,
+            libc::SYS_open_by_handle_at,
+            libc::SYS_name_to_handle_at,
+            libc::SYS_quotactl,
+            libc::SYS_syslog,
+            libc::SYS_shmget,
+            libc::SYS_msgget,
+            libc::SYS_semget,
+            libc::SYS_mq_open,
+            libc::SYS_sync,
+            libc::SYS_syncfs,
+            libc::SYS_pidfd_getfd,
+            libc::SYS_kcmp,
+            libc::SYS_personality,
+            libc::SYS_execveat,
+            libc::SYS_vmsplice,
         ] {
             assert!(!rules.contains_key(&call), "system call {call}");
         }

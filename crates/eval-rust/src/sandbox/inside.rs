@@ -191,7 +191,8 @@ fn open_mounts(command: &Command) -> Step<Vec<OwnedFd>> {
         .mounts
         .iter()
         .map(|mount| {
-            let tree = open_tree(&mount.host).map_err(|error| Note::Wrong(format!("{}: {error}", mount.host.display())))?;
+            let tree =
+                open_tree(&mount.host).map_err(|error| Note::Wrong(format!("{}: {error}", mount.host.display())))?;
             let set = NO_TRICKS | if mount.writable { 0 } else { RDONLY };
             let what = format!("closing {}", mount.host.display());
             sys::restrict_mount(tree.as_fd(), set).map_err(missing(Layer::Root, &what))?;
@@ -279,7 +280,8 @@ fn furnish(command: &Command, trees: Vec<OwnedFd>) -> Step<()> {
                 }
                 Item::Scratch(scratch) => {
                     make_place(inside, true)?;
-                    let options = format!("size={},nr_inodes={},mode=755", scratch.bytes, scratch.inodes.saturating_add(1));
+                    let options =
+                        format!("size={},nr_inodes={},mode=755", scratch.bytes, scratch.inodes.saturating_add(1));
                     let options = std::ffi::CString::new(options)?;
                     let flags = MountFlags::NOSUID | MountFlags::NODEV;
                     Ok(rustix::mount::mount("tmpfs", inside, "tmpfs", flags, options.as_c_str())?)
@@ -365,6 +367,7 @@ fn last_layers(helper: &Helper, ready: &Ready) -> Step<std::convert::Infallible>
         Ok(rustix::stdio::dup2_stderr(error)?)
     };
     streams().map_err(start)?;
+    sys::default_signals();
     process_limits(plan).map_err(missing(Layer::ProcessLimits, "setrlimit"))?;
     let writable = command.mounts.iter().filter(|m| m.writable).map(|m| m.inside.as_path());
     let writable = writable.chain(command.scratch.iter().map(|s| s.inside.as_path()));
@@ -379,7 +382,9 @@ fn last_layers(helper: &Helper, ready: &Ready) -> Step<std::convert::Infallible>
 
 fn process_limits(plan: &Plan) -> io::Result<()> {
     let limits = &plan.command.limits;
-    let cpu = limits.cpu.as_secs() + u64::from(limits.cpu.subsec_nanos() > 0);
+    // Whole seconds of one process, a second late where a group counts all processes to the millisecond.
+    let late = u64::from(limits.cpu.subsec_nanos() > 0 || !plan.missing.contains(&Layer::CpuGroup));
+    let cpu = limits.cpu.as_secs() + late;
     // For each, what a process gets and how far it may raise that.
     let mut set = vec![
         // One byte, because the kernel hands a dump to the host's handler even at a limit of zero, but not at one.

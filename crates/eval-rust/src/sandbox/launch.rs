@@ -8,6 +8,7 @@ use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use rustix::pipe::PipeFlags;
 
@@ -16,7 +17,7 @@ use super::error::{Layer, SandboxError, host};
 use super::inside::INSIDE_ID;
 use super::message::{self, Note, Plan, STREAMS};
 use super::types::{Command, End, Mount, Outcome, Run};
-use super::watch::{Streams, Watched, watch};
+use super::watch::{Streams, Watched, poll, watch};
 
 /// User ids of runs under root begin here, one for each process id, so that no two runs at a time share one. No system
 /// gives such ids to people.
@@ -136,9 +137,9 @@ fn outcome(seen: Watched, command: &Command, groups: &Groups, mut weaker: Vec<La
     if groups.out_of_memory() {
         end = Some(End::Memory);
     }
-    // Where no group counts, the limit of one process ends it, with a signal that it may have ignored until the next one.
-    let by_limit = matches!(end, Some(End::Signal(libc::SIGXCPU | libc::SIGKILL))) && cpu >= command.limits.cpu;
-    if by_limit {
+    // Where no group counts, the limit of one process ends it: with this signal, then with one that cannot be ignored.
+    let killed = end == Some(End::Signal(libc::SIGKILL)) && cpu >= command.limits.cpu;
+    if killed || end == Some(End::Signal(libc::SIGXCPU)) {
         end = Some(End::CpuTime);
     }
     let Some(end) = seen.stopped.or(end) else {
@@ -165,7 +166,6 @@ struct Helper {
 impl Helper {
     fn start(program: &Path) -> Result<Self, SandboxError> {
         let (socket, theirs) = UnixStream::pair().map_err(host("making a socket"))?;
-        socket.set_read_timeout(Some(LAUNCH)).map_err(host("setting up a socket"))?;
         let child = std::process::Command::new(program)
             .arg(super::HELPER)
             .env_clear()
@@ -193,6 +193,11 @@ impl Helper {
 
     /// Waits for the first process of the run; it stands still until it is told to go on.
     fn first(&mut self) -> Result<i32, SandboxError> {
+        let mut fds = [PollFd::new(&self.socket, PollFlags::IN)];
+        poll(&mut fds, LAUNCH).map_err(host("waiting for the helper"))?;
+        if fds[0].revents().is_empty() {
+            return Err(SandboxError::Lost("no word from the helper".into()));
+        }
         match message::receive(&self.socket) {
             Ok(Some(Note::First { pid })) => Ok(pid),
             Ok(Some(Note::Missing { layer, detail })) => Err(SandboxError::Missing { layer, detail }),
@@ -347,7 +352,9 @@ fn readable(command: &Command) -> Result<(), SandboxError> {
         let metadata = mount.host.metadata().map_err(|error| SandboxError::Command(format!("{shown}: {error}")))?;
         let needed = if metadata.is_dir() { 0o5 } else { 0o4 };
         if metadata.permissions().mode() & needed != needed {
-            return Err(SandboxError::Command(format!("{shown} may not be read by others, and the run is another user")));
+            return Err(SandboxError::Command(format!(
+                "{shown} may not be read by others, and the run is another user"
+            )));
         }
     }
     Ok(())

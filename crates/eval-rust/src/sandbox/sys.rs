@@ -107,6 +107,19 @@ pub(crate) fn children_cpu() -> io::Result<Duration> {
     Ok(time(usage.ru_utime) + time(usage.ru_stime))
 }
 
+/// Gives every signal its default action, so that a program does not inherit what the caller ignores.
+pub(crate) fn default_signals() {
+    /// The kernel's `struct sigaction` at its largest; all zero is the default action.
+    const DEFAULT: [u64; 4] = [0; 4];
+    for signal in 1..=64 {
+        // SAFETY: the structure lives through the call, and no handler is installed. Two signals refuse a change, and are
+        // at their default.
+        unsafe {
+            libc::syscall(libc::SYS_rt_sigaction, signal, DEFAULT.as_ptr(), std::ptr::null::<u64>(), size_of::<u64>());
+        }
+    }
+}
+
 /// Makes a system call with all arguments zero except the first two, to see whether it is permitted.
 ///
 /// # Errors

@@ -183,7 +183,8 @@ impl Watch<'_> {
     }
 }
 
-fn poll(fds: &mut [PollFd<'_>], time: Duration) -> io::Result<()> {
+/// Waits until a descriptor is ready or the time has come.
+pub(crate) fn poll(fds: &mut [PollFd<'_>], time: Duration) -> io::Result<()> {
     let time = Timespec::try_from(time).map_err(io::Error::other)?;
     match rustix::event::poll(fds, Some(&time)) {
         Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),

@@ -7,9 +7,6 @@ use eval_rust::sandbox::{Command, End, Layer, Limits, Mount, Outcome, Scratch, s
 
 use crate::{has, run, sandbox};
 
-/// Where the toolchain appears.
-const TOOLCHAIN: &str = "/toolchain";
-
 fn sysroot() -> PathBuf {
     let rustc = std::env::var_os("RUSTC").unwrap_or("rustc".into());
     let output = std::process::Command::new(rustc).args(["--print", "sysroot"]).output().unwrap();
@@ -19,13 +16,15 @@ fn sysroot() -> PathBuf {
 /// A tool of the toolchain on a source folder, which is read-only at `/source`.
 fn tool(name: &str, args: &[&str], source: &Path) -> Command {
     let mut mounts = system_mounts();
-    for (host, inside) in [(sysroot(), TOOLCHAIN), (source.into(), "/source")] {
+    // A place of its own for each test, which tells the processes of one from those of others.
+    let toolchain = format!("/toolchain-{}", source.file_name().unwrap().to_str().unwrap());
+    for (host, inside) in [(sysroot(), toolchain.as_str()), (source.into(), "/source")] {
         mounts.push(Mount { host, inside: inside.into(), writable: false });
     }
-    let path = format!("{TOOLCHAIN}/bin:/usr/bin:/bin");
+    let path = format!("{toolchain}/bin:/usr/bin:/bin");
     let env = [("PATH", path.as_str()), ("CARGO_HOME", "/work/cargo"), ("CARGO_TARGET_DIR", "/work/target")];
     Command {
-        program: Path::new(TOOLCHAIN).join("bin").join(name),
+        program: Path::new(&toolchain).join("bin").join(name),
         args: args.iter().map(Into::into).collect(),
         env: env.into_iter().chain([("TMPDIR", "/work")]).map(|(a, b)| (a.into(), b.into())).collect(),
         cwd: "/source".into(),

@@ -64,7 +64,8 @@ fn s14_a_killed_launcher_takes_its_run_along() {
 fn runs_leave_no_group() {
     let Some(sandbox) = sandbox() else { return };
     // Tests run side by side in this process, so only the groups of a process of its own can be counted.
-    let output = Program::new(HELPER).args(["sandbox-check", "--launches", "3"]).stdout(Stdio::piped()).spawn().unwrap();
+    let output =
+        Program::new(HELPER).args(["sandbox-check", "--launches", "3"]).stdout(Stdio::piped()).spawn().unwrap();
     let id = output.id();
     let output = output.wait_with_output().unwrap();
     assert_eq!(groups(id), Vec::<PathBuf>::new(), "{output:?}");

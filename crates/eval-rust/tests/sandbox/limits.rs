@@ -18,8 +18,8 @@ fn s01_fork_and_thread_bombs_stop_at_the_limit() {
         let outcome = run(&sandbox, &attack(bomb, &[bomb]));
         assert_eq!(outcome.end, End::Exit(0));
         let made: u32 = text(&outcome).parse().unwrap();
-        // The program itself is one; the group also counts our first process, the user id does not count threads otherwise.
-        assert!((1..=16).contains(&made), "{bomb} made {made}");
+        // The program itself is one of sixteen.
+        assert!((8..=15).contains(&made), "{bomb} made {made}");
     }
 }
 
@@ -89,7 +89,9 @@ fn s03_processor_limit_counts_all_processes() {
         command.limits.cpu = Duration::from_secs(1);
         let outcome = run(&sandbox, &command);
         assert_eq!(outcome.end, End::CpuTime, "{name}");
-        assert!(outcome.cpu >= command.limits.cpu && outcome.cpu <= command.limits.cpu + OVERSHOOT, "{outcome:?}");
+        // The clock of one process runs a little ahead of the sum that is reported where no group counts.
+        let least = command.limits.cpu - Duration::from_millis(if together { 0 } else { 50 });
+        assert!(outcome.cpu >= least && outcome.cpu <= command.limits.cpu + OVERSHOOT, "{outcome:?}");
     }
 }
 

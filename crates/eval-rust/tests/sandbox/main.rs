@@ -44,7 +44,9 @@ fn find_layers() -> Option<Vec<Layer>> {
                 allowed.sort_unstable();
                 assert_eq!(weaker, allowed, "the outcome names what was missing");
                 if !allowed.is_empty() {
-                    eprintln!("NOT CHECKED: limits that need {allowed:?}, which this machine lacks; runs were refused without leave");
+                    eprintln!(
+                        "NOT CHECKED: limits that need {allowed:?}, which this machine lacks; runs were refused without leave"
+                    );
                 }
                 return Some(allowed);
             }
