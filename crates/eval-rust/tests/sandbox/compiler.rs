@@ -22,15 +22,15 @@ fn tool(name: &str, args: &[&str], source: &Path) -> Command {
         mounts.push(Mount { host, inside: inside.into(), writable: false });
     }
     let path = format!("{toolchain}/bin:/usr/bin:/bin");
-    let env = [("PATH", path.as_str()), ("CARGO_HOME", "/work/cargo"), ("CARGO_TARGET_DIR", "/work/target")];
+    let env = [("PATH", path.as_str()), ("CARGO_HOME", "/build/cargo"), ("CARGO_TARGET_DIR", "/build/target")];
     Command {
         program: Path::new(&toolchain).join("bin").join(name),
         args: args.iter().map(Into::into).collect(),
-        env: env.into_iter().chain([("TMPDIR", "/work")]).map(|(a, b)| (a.into(), b.into())).collect(),
+        env: env.into_iter().chain([("TMPDIR", "/build")]).map(|(a, b)| (a.into(), b.into())).collect(),
         cwd: "/source".into(),
         stdin: Vec::new(),
         mounts,
-        scratch: vec![Scratch { inside: "/work".into(), bytes: 256 << 20, inodes: 10_000 }],
+        scratch: vec![Scratch { inside: "/build".into(), bytes: 256 << 20, inodes: 10_000 }],
         limits: Limits {
             wall: Duration::from_secs(120),
             cpu: Duration::from_secs(120),
@@ -84,7 +84,7 @@ fn s12_the_compiler_reads_no_file_of_the_host() {
     for path in ["/etc/passwd", "/etc/shadow", "/proc/1/environ", "/sys/kernel/notes", "/source/../etc/hostname"] {
         let text = format!("pub const A: &[u8] = include_bytes!(\"{path}\");");
         let source = folder(&[("lib.rs", &text)]);
-        let args = ["--crate-type", "lib", "--emit", "metadata", "--out-dir", "/work", "/source/lib.rs"];
+        let args = ["--crate-type", "lib", "--emit", "metadata", "--out-dir", "/build", "/source/lib.rs"];
         let outcome = run(&sandbox, &tool("rustc", &args, source.path()));
         assert_eq!(outcome.end, End::Exit(1), "{path}: {}", errors(&outcome));
         assert!(errors(&outcome).contains("couldn't read"), "{path}: {}", errors(&outcome));
@@ -97,7 +97,7 @@ fn s12_an_endless_file_is_stopped_inside() {
         return;
     }
     let source = folder(&[("lib.rs", "pub const A: &[u8] = include_bytes!(\"/dev/zero\");")]);
-    let mut command = tool("rustc", &["--crate-type", "lib", "--out-dir", "/work", "/source/lib.rs"], source.path());
+    let mut command = tool("rustc", &["--crate-type", "lib", "--out-dir", "/build", "/source/lib.rs"], source.path());
     command.limits.memory = 256 << 20;
     assert_eq!(run(&sandbox().unwrap(), &command).end, End::Memory);
 }
@@ -107,7 +107,7 @@ fn s03_a_compiler_that_never_ends_is_stopped() {
     let Some(sandbox) = sandbox() else { return };
     let text = "#![allow(long_running_const_eval)]\npub const A: u8 = loop {};";
     let source = folder(&[("lib.rs", text)]);
-    let mut command = tool("rustc", &["--crate-type", "lib", "--out-dir", "/work", "/source/lib.rs"], source.path());
+    let mut command = tool("rustc", &["--crate-type", "lib", "--out-dir", "/build", "/source/lib.rs"], source.path());
     command.limits.wall = Duration::from_secs(2);
     let outcome = run(&sandbox, &command);
     assert_eq!(outcome.end, End::WallTime, "{}", errors(&outcome));

@@ -3,6 +3,8 @@
 //! Where this machine lacks a layer, the tests check that runs are refused with its name, then go on with what may be
 //! missing, or say what they could not check.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod compiler;
 mod isolation;
 mod launcher;
