@@ -9,7 +9,8 @@ use std::time::Duration;
 use super::error::Layer;
 use super::types::Limits;
 
-/// Begins the name of every group made here: then the launcher's process id, its start time and a number.
+/// Begins the name of every group made here: then the launcher's process namespace, its process id, its start time and a
+/// number.
 const PREFIX: &str = "firebrick";
 
 /// How often an emptied group is asked to go before it counts as left behind, one millisecond apart.
@@ -330,20 +331,24 @@ pub(crate) fn clean_leftovers() {
     }
 }
 
-/// Whether a name is ours and its launcher is dead: no such process, or another one with its id.
+/// Whether a name is ours and its launcher is dead: no such process, or another one with its id. Ids of another process
+/// namespace, such as another container's, say nothing here.
 fn launcher_is_gone(name: &str) -> bool {
-    let mut parts = name.split('-');
-    let (Some(PREFIX), Some(pid), Some(started), Some(_)) = (parts.next(), parts.next(), parts.next(), parts.next())
-    else {
-        return false;
-    };
+    let parts: Vec<&str> = name.split('-').collect();
+    let [PREFIX, namespace, pid, started, _] = parts[..] else { return false };
     let (Ok(pid), Ok(started)) = (pid.parse::<u32>(), started.parse::<u64>()) else { return false };
-    start_time(pid) != Some(started)
+    namespace == process_namespace() && start_time(pid) != Some(started)
 }
 
 fn own_prefix() -> String {
     let pid = std::process::id();
-    format!("{PREFIX}-{pid}-{}-", start_time(pid).unwrap_or(0))
+    format!("{PREFIX}-{}-{pid}-{}-", process_namespace(), start_time(pid).unwrap_or(0))
+}
+
+/// The number of the process namespace, or nothing where `/proc` does not say.
+fn process_namespace() -> String {
+    let link = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    link.to_string_lossy().chars().filter(char::is_ascii_digit).collect()
 }
 
 /// When a process started, in ticks since the machine did.
@@ -361,10 +366,12 @@ mod tests {
     fn only_groups_of_dead_launchers_are_leftovers() {
         let own = own_prefix();
         assert!(!launcher_is_gone(&format!("{own}0")), "{own}");
-        let (pid, started) = (std::process::id(), start_time(std::process::id()).unwrap());
-        assert!(launcher_is_gone(&format!("{PREFIX}-{pid}-{}-0", started + 1)));
-        assert!(launcher_is_gone(&format!("{PREFIX}-4194305-1-0")), "no process has this id");
-        for other in ["system.slice", "firebrick", "firebrick-x-1-0", "firebrick-1", "docker-4194305-1-0"] {
+        let (here, pid) = (process_namespace(), std::process::id());
+        let started = start_time(pid).unwrap();
+        assert!(launcher_is_gone(&format!("{PREFIX}-{here}-{pid}-{}-0", started + 1)));
+        assert!(launcher_is_gone(&format!("{PREFIX}-{here}-4194305-1-0")), "no process has this id");
+        assert!(!launcher_is_gone(&format!("{PREFIX}-{here}1-4194305-1-0")), "another container");
+        for other in ["system.slice", "firebrick", "firebrick-1-x-1-0", "firebrick-1", "docker-1-4194305-1-0"] {
             assert!(!launcher_is_gone(other), "{other}");
         }
     }

@@ -5,27 +5,31 @@ use std::path::{Path, PathBuf};
 use std::process::{Command as Program, Stdio};
 use std::time::{Duration, Instant};
 
-use eval_rust::sandbox::{End, Mount, Run, Sandbox, SandboxError};
+use eval_rust::sandbox::{End, Layer, Mount, Run, Sandbox, SandboxError};
 
-use crate::{HELPER, attack, processes, run, sandbox, text};
+use crate::{HELPER, attack, has, not_checked, processes, run, sandbox, text};
 
 /// Set for a copy of this test that only launches a run and waits.
 const ROLE: &str = "EVAL_RUST_TEST_LAUNCHER";
 
 /// Control groups of this crate anywhere on this machine whose launcher has this id.
 fn groups(launcher: u32) -> Vec<PathBuf> {
-    fn walk(folder: &Path, name: &str, found: &mut Vec<PathBuf>) {
+    fn walk(folder: &Path, launcher: u32, found: &mut Vec<PathBuf>) {
         for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                if entry.file_name().to_string_lossy().starts_with(name) {
+                if is_of(&entry.file_name().to_string_lossy(), launcher) {
                     found.push(entry.path());
                 }
-                walk(&entry.path(), name, found);
+                walk(&entry.path(), launcher, found);
             }
         }
     }
+    fn is_of(name: &str, launcher: u32) -> bool {
+        let mut parts = name.split('-');
+        parts.next() == Some("firebrick") && parts.nth(1) == Some(&launcher.to_string())
+    }
     let mut found = Vec::new();
-    walk(Path::new("/sys/fs/cgroup"), &format!("firebrick-{launcher}-"), &mut found);
+    walk(Path::new("/sys/fs/cgroup"), launcher, &mut found);
     found
 }
 
@@ -52,6 +56,7 @@ fn s14_a_killed_launcher_takes_its_run_along() {
         .spawn()
         .unwrap();
     wait_until("the run starts", || !processes("/attacker-orphan").is_empty());
+    assert_eq!(groups(launcher.id()).is_empty(), !has(Layer::MemoryGroup), "the search finds the groups of a run");
     launcher.kill().unwrap();
     launcher.wait().unwrap();
     wait_until("the run ends with its launcher", || processes("/attacker-orphan").is_empty());
@@ -125,7 +130,7 @@ fn an_ordinary_user_is_held_as_well() {
     }
     let (code, text, errors) = check(&["memory-group", "pids-group", "cpu-group", "proc", "landlock"]);
     if errors.contains("the layer `user-namespace` is missing") {
-        eprintln!("NOT CHECKED: ordinary users get no user namespace here, and were refused");
+        not_checked("ordinary users get no user namespace here, and were refused");
         return;
     }
     assert_eq!(code, Some(0), "{text} {errors}");
