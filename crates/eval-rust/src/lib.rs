@@ -1,6 +1,6 @@
 //! Scores of Rust answers: the judge that decides about them, rates and pass@k over its verdicts.
 //!
-//! `judge` compiles and runs what nobody trusts, through `sandbox::types::Run`, and says what it is worth; `verdict` and
+//! `judge` compiles and runs what nobody trusts, through `sandbox::Run`, and says what it is worth; `verdict` and
 //! `pass_at_k` are the arithmetic over that.
 
 pub mod judge;

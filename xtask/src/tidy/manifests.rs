@@ -10,7 +10,7 @@ use super::Finding;
 use crate::workspace;
 
 /// Why each dependency is worth its compile time and its trust.
-const REASONS: [(&str, &str); 42] = [
+const REASONS: [(&str, &str); 44] = [
     ("burn", "tensors and automatic differentiation"),
     ("burn-flex", "the CPU backend's storage, which our kernels work on"),
     ("burn-train", "the live terminal view of a training run"),
@@ -46,7 +46,9 @@ const REASONS: [(&str, &str); 42] = [
     ("thiserror", "typed errors of the libraries"),
     ("anyhow", "errors of the programs"),
     ("rustix", "free space and other facts of the system without unsafe code"),
-    ("libc", "the allocator's settings, which have no other interface"),
+    ("libc", "the allocator's settings and the sandbox's calls that have no other interface"),
+    ("landlock", "the sandbox's rules on files and sockets, without unsafe code"),
+    ("seccompiler", "the sandbox's list of system calls, compiled for the kernel in Rust"),
     ("signal-hook", "saving before SIGTERM ends a run"),
     ("indicatif", "progress bars of long data steps"),
     ("liblzma", "the xz baseline that a model must beat"),

@@ -1,11 +1,11 @@
 //! `eval-rust judge` and `eval-rust check-task`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use eval_rust::judge::{Judge, Judgement, Options, Status, Task, find_toolchain, read_list};
-use eval_rust::sandbox::types::Run;
+use eval_rust::sandbox::{Layer, Sandbox};
 
 /// What the judge works with.
 #[derive(clap::Args)]
@@ -22,6 +22,9 @@ pub(crate) struct Setup {
     /// Seed of the random inputs; from the operating system where it is left out. Every result names its own.
     #[arg(long)]
     seed: Option<u64>,
+    /// A layer of the sandbox that may be missing; repeat for several. Every result names those that were.
+    #[arg(long, value_name = "LAYER")]
+    allow_weaker: Vec<Layer>,
 }
 
 /// Arguments of `judge`.
@@ -57,8 +60,8 @@ pub(crate) struct CheckArguments {
 }
 
 /// Judges; exit code 0 when everything was judged, whatever the judgement, 3 when the judge failed at some candidate.
-pub(crate) fn judge(arguments: Arguments) -> Result<ExitCode> {
-    let (judgements, text) = with(&arguments.setup, |judge, seed| {
+pub(crate) fn judge(arguments: Arguments, helper: &Path) -> Result<ExitCode> {
+    let (judgements, text) = with(&arguments.setup, helper, |judge, seed| {
         if let Some(list) = &arguments.tasks {
             let judgements = judge.judge_all(&read_list(list)?, arguments.jobs, seed);
             let lines = judgements.iter().map(serde_json::to_string).collect::<Result<Vec<_>, _>>()?;
@@ -86,13 +89,13 @@ pub(crate) fn judge(arguments: Arguments) -> Result<ExitCode> {
 }
 
 /// Checks a task; exit code 0 when it says what it means.
-pub(crate) fn check_task(arguments: CheckArguments) -> Result<ExitCode> {
-    with(&arguments.setup, |judge, seed| Ok(judge.check_task(&Task::load(&arguments.task)?, seed)?))?;
+pub(crate) fn check_task(arguments: CheckArguments, helper: &Path) -> Result<ExitCode> {
+    with(&arguments.setup, helper, |judge, seed| Ok(judge.check_task(&Task::load(&arguments.task)?, seed)?))?;
     println!("{}: the solution passes, the start does not", arguments.task.display());
     Ok(ExitCode::SUCCESS)
 }
 
-fn with<T>(setup: &Setup, act: impl FnOnce(&Judge<'_>, u64) -> Result<T>) -> Result<T> {
+fn with<T>(setup: &Setup, helper: &Path, act: impl FnOnce(&Judge<'_>, u64) -> Result<T>) -> Result<T> {
     let toolchain = match &setup.toolchain {
         Some(toolchain) => toolchain.clone(),
         None => find_toolchain(&|name| std::env::var_os(name))?,
@@ -105,13 +108,8 @@ fn with<T>(setup: &Setup, act: impl FnOnce(&Judge<'_>, u64) -> Result<T>) -> Res
         work: absolute(&setup.work)?,
     };
     let seed = setup.seed.map_or_else(random_seed, Ok)?;
-    let runner = runner()?;
-    act(&Judge::new(&*runner, options)?, seed)
-}
-
-/// What runs the commands. Without a sandbox nothing of a candidate is run.
-fn runner() -> Result<Box<dyn Run + Sync>> {
-    bail!("this build has no sandbox, and without one nothing of a candidate is run")
+    let sandbox = Sandbox::new(helper, &setup.allow_weaker)?;
+    act(&Judge::new(&sandbox, options)?, seed)
 }
 
 fn random_seed() -> Result<u64> {

@@ -1,7 +1,8 @@
-//! The subcommands.
+//! The subcommands of the judge.
 
 mod judge;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -15,10 +16,10 @@ pub(crate) enum Command {
     CheckTask(judge::CheckArguments),
 }
 
-/// Runs a subcommand.
-pub(crate) fn run(command: Command) -> Result<ExitCode> {
+/// Runs a subcommand; `helper` is this program, which the sandbox starts again.
+pub(crate) fn run(command: Command, helper: &Path) -> Result<ExitCode> {
     match command {
-        Command::Judge(arguments) => judge::judge(arguments),
-        Command::CheckTask(arguments) => judge::check_task(arguments),
+        Command::Judge(arguments) => judge::judge(arguments, helper),
+        Command::CheckTask(arguments) => judge::check_task(arguments, helper),
     }
 }

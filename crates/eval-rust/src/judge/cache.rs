@@ -19,7 +19,7 @@ use super::report::Judgement;
 use super::task::Task;
 use super::workspace::{self, HARNESS, programs};
 use super::{Judge, Step};
-use crate::sandbox::types::End;
+use crate::sandbox::End;
 
 /// Dependencies may take longer than any candidate.
 const DEPENDENCIES: Duration = Duration::from_secs(1800);

@@ -6,12 +6,10 @@ use std::time::Duration;
 
 use super::error::{JudgeError, Result};
 use super::report::Judgement;
-use crate::sandbox::types::{Command, End, Limits, Mount, Outcome, Run, SandboxError, Scratch};
+use crate::sandbox::{Command, End, Limits, Mount, Outcome, Run, SandboxError, Scratch, system_mounts};
 
 /// Everything of the judge's inside a sandbox.
 pub(crate) const INSIDE: &str = "/judge";
-/// Folders with the linker and the C library.
-const SYSTEM: [&str; 5] = ["/usr", "/bin", "/lib", "/lib64", "/etc/alternatives"];
 /// Tries of a run that the sandbox itself failed.
 const TRIES: usize = 3;
 const MIB: u64 = 1 << 20;
@@ -35,11 +33,6 @@ fn inside(name: &str) -> PathBuf {
     Path::new(INSIDE).join(name)
 }
 
-fn system() -> impl Iterator<Item = Mount> {
-    let there = SYSTEM.iter().map(PathBuf::from).filter(|path| path.exists());
-    there.map(|path| Mount { host: path.clone(), inside: path, writable: false })
-}
-
 /// A program of the toolchain in a folder of the workspace.
 pub(crate) fn tool(
     places: &Places<'_>,
@@ -49,7 +42,7 @@ pub(crate) fn tool(
     writable: bool,
     wall: Duration,
 ) -> Command {
-    let mut mounts: Vec<Mount> = system().collect();
+    let mut mounts: Vec<Mount> = system_mounts();
     let mut mount = |host: PathBuf, name: &str, writable| mounts.push(Mount { host, inside: inside(name), writable });
     mount(places.toolchain.into(), "toolchain", false);
     mount(places.private.join("ws"), "ws", writable);
@@ -103,7 +96,7 @@ pub(crate) fn program(bin: &Path, name: &str, stdin: Vec<u8>, memory_mib: u64, w
         env: vec![("LANG".into(), "C.UTF-8".into())],
         cwd: inside("bin"),
         stdin,
-        mounts: system().chain([mount]).collect(),
+        mounts: system_mounts().into_iter().chain([mount]).collect(),
         scratch: Vec::new(),
         limits: Limits {
             wall,
@@ -126,6 +119,9 @@ pub(crate) fn run(runner: &dyn Run, command: &Command, report: &mut Judgement) -
                 report.wall_ms += outcome.wall.as_millis() as u64;
                 report.cpu_ms += outcome.cpu.as_millis() as u64;
                 report.peak_memory_bytes = report.peak_memory_bytes.max(outcome.peak_memory);
+                report.weaker.extend(&outcome.weaker);
+                report.weaker.sort_unstable();
+                report.weaker.dedup();
                 return Ok(outcome);
             }
             Err(error) => last = Some(error),

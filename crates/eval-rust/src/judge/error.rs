@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use gates::artifact::ArtifactError;
 
-use crate::sandbox::types::SandboxError;
+use crate::sandbox::SandboxError;
 
 pub(crate) type Result<T, E = JudgeError> = std::result::Result<T, E>;
 

@@ -45,7 +45,7 @@ pub use report::{Judgement, Status, VERSION};
 pub use task::{Function, Task, TaskFile, TaskKind, TaskLimits};
 pub use toolchain::find_toolchain;
 
-use crate::sandbox::types::Run;
+use crate::sandbox::Run;
 use collect::{Files, Unfit, collect};
 use error::Result;
 

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::Verdict;
+use crate::sandbox::Layer;
 
 /// Version of the format of [`Judgement`].
 pub const VERSION: u32 = 1;
@@ -67,6 +68,8 @@ pub struct Judgement {
     pub cpu_ms: u64,
     /// Most memory of a run.
     pub peak_memory_bytes: u64,
+    /// Layers of the sandbox that were missing and that the caller had allowed to be.
+    pub weaker: Vec<Layer>,
     /// Seed of the random inputs.
     pub seed: u64,
     /// The first thing that went wrong; empty when nothing did.
@@ -100,6 +103,7 @@ impl Judgement {
             wall_ms: 0,
             cpu_ms: 0,
             peak_memory_bytes: 0,
+            weaker: Vec::new(),
             seed,
             reason: String::new(),
             diagnostics: String::new(),

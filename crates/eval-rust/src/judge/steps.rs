@@ -17,7 +17,7 @@ use super::task::Task;
 use super::values::Random;
 use super::workspace::{HARNESS, programs, test_program};
 use super::{Judge, Step};
-use crate::sandbox::types::{End, Outcome};
+use crate::sandbox::{End, Outcome};
 
 /// Most bytes of diagnostics that are kept.
 const DIAGNOSTICS: usize = 16 << 10;

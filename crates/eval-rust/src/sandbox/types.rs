@@ -1,125 +1,120 @@
-//! What a run in the sandbox is asked for and what it answers.
+//! What a run is asked to do, what it may use, and what came of it: the seam between the sandbox and the judge.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Something that runs a command under limits, apart from everything else.
+use serde::{Deserialize, Serialize};
+
+use super::error::{Layer, SandboxError};
+
+/// Runs one command and reports what it did.
 pub trait Run {
-    /// Runs the command to its end, whatever the end is.
+    /// Runs `command` to its end or to its first limit, and leaves nothing of it behind.
     ///
     /// # Errors
-    /// [`SandboxError`] when the command could not be run as asked; how the command itself ended is in the outcome.
+    /// Any [`SandboxError`]: the command did not run, or its result cannot be trusted. Such a run earns nothing.
     fn run(&self, command: &Command) -> Result<Outcome, SandboxError>;
 }
 
-/// What to run, what it sees and how much it may take.
-#[derive(Debug, Clone)]
+/// A program with everything that it will see.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Command {
-    /// The program, as a path inside.
+    /// The program, as an absolute path inside.
     pub program: PathBuf,
-    /// Arguments, without the program's name.
+    /// Its arguments, without its own name.
     pub args: Vec<OsString>,
-    /// The whole environment.
+    /// Its whole environment; nothing is inherited.
     pub env: Vec<(OsString, OsString)>,
-    /// Working directory, as a path inside.
+    /// The folder that it starts in, inside.
     pub cwd: PathBuf,
-    /// Everything that can be read from standard input.
+    /// What it reads from standard input, to the end of file.
+    #[serde(skip)]
     pub stdin: Vec<u8>,
-    /// Host paths that are visible inside.
+    /// Files and folders of the host that it sees.
     pub mounts: Vec<Mount>,
-    /// Empty writable folders, gone afterwards.
+    /// Empty folders in memory that it may write, gone after the run.
     pub scratch: Vec<Scratch>,
-    /// Limits.
+    /// What it may use.
     pub limits: Limits,
 }
 
-/// A host path that is visible inside.
-#[derive(Debug, Clone)]
+/// A file or folder of the host, shown inside.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Mount {
-    /// The path outside.
+    /// Where it is. Everyone must be able to read it, because a run as root gets a user id of its own.
     pub host: PathBuf,
-    /// The path inside.
+    /// Where it appears, as an absolute path.
     pub inside: PathBuf,
-    /// May be changed from inside.
+    /// Whether the command may write it. Where root runs the sandbox, the folder is given to the user id of the run.
     pub writable: bool,
 }
 
-/// An empty writable folder that is gone afterwards.
-#[derive(Debug, Clone)]
+/// An empty folder in memory.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Scratch {
-    /// The path inside.
+    /// Where it appears, as an absolute path.
     pub inside: PathBuf,
-    /// Most bytes in it.
+    /// Bytes that fit; they count towards the memory limit too.
     pub bytes: u64,
-    /// Most files and folders in it.
+    /// Files and folders that fit.
     pub inodes: u64,
 }
 
-/// What a run may take.
-#[derive(Debug, Clone, Copy)]
+/// What a run may use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
-    /// Wall time.
+    /// Time on the clock, launch included.
     pub wall: Duration,
-    /// CPU time of all processes together.
+    /// Time on processors, over all processes of the run.
     pub cpu: Duration,
-    /// Bytes of memory.
+    /// Bytes of memory, over all processes and scratch folders.
     pub memory: u64,
-    /// Processes and threads.
+    /// Processes and threads at one time.
     pub pids: u32,
-    /// Bytes kept of each output stream.
+    /// Bytes kept of each output stream; one byte more ends the run.
     pub output: u64,
-    /// Bytes of one file.
+    /// Bytes of the largest file.
     pub file_size: u64,
-    /// Open files of one process.
+    /// Open files of each process.
     pub open_files: u32,
 }
 
 /// How a run ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum End {
-    /// With an exit code.
+    /// The program ended by itself with this code.
     Exit(i32),
-    /// By a signal.
+    /// A signal ended the program.
     Signal(i32),
-    /// At the limit of wall time.
+    /// The wall limit.
     WallTime,
-    /// At the limit of CPU time.
+    /// The limit on processor time.
     CpuTime,
-    /// At the limit of memory.
+    /// The kernel killed a process of the run for memory.
     Memory,
-    /// At the limit of output.
+    /// One stream wrote more than is kept.
     Output,
 }
 
-/// What a run left.
+/// What came of a run.
 #[derive(Debug, Clone)]
 pub struct Outcome {
     /// How it ended.
     pub end: End,
-    /// The kept part of standard output.
+    /// First bytes of standard output, at most `Limits::output`.
     pub stdout: Vec<u8>,
-    /// The kept part of standard error.
+    /// First bytes of standard error, at most `Limits::output`.
     pub stderr: Vec<u8>,
-    /// Some output was not kept.
+    /// Whether a stream wrote more than was kept.
     pub truncated: bool,
-    /// Wall time.
+    /// Time on the clock from the start of the launch to the end of the program.
     pub wall: Duration,
-    /// CPU time of all processes together.
+    /// Time on processors.
     pub cpu: Duration,
-    /// Most bytes of memory at one time.
+    /// Largest memory in bytes, file pages included; 0 where nothing measured it.
     pub peak_memory: u64,
-}
-
-/// Why a command was not run as asked.
-#[derive(Debug, thiserror::Error)]
-pub enum SandboxError {
-    /// Starting or watching it failed.
-    #[error("{op}: {source}; the run says nothing about the program that was to run")]
-    Io {
-        /// What was tried.
-        op: String,
-        /// The operating system's error.
-        source: std::io::Error,
-    },
+    /// Layers that were missing and that the caller had allowed to be; empty for a run at full strength.
+    pub weaker: Vec<Layer>,
 }

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::judge::commands::INSIDE;
-use crate::sandbox::types::{Command, End, Outcome, Run, SandboxError};
+use crate::sandbox::{Command, End, Outcome, Run, SandboxError};
 
 /// Runs on the host with a limit of wall time and of output.
 pub(super) struct Direct;
@@ -46,10 +46,7 @@ impl Run for Direct {
             OsString::from(text)
         };
         let path = |path: &Path| PathBuf::from(outside(path.as_os_str()));
-        let io = |op: &str| {
-            let op = op.to_owned();
-            move |source| SandboxError::Io { op, source }
-        };
+        let io = |what: &'static str| move |source| SandboxError::Host { what, source };
         let mut process = std::process::Command::new(path(&command.program));
         process.args(command.args.iter().map(|arg| outside(arg))).current_dir(path(&command.cwd)).env_clear();
         process.envs(command.env.iter().map(|(name, value)| (name, outside(value)))).process_group(0);
@@ -89,6 +86,15 @@ impl Run for Direct {
         };
         let ((stdout, more_out), (stderr, more_err)) = (stdout.join().unwrap(), stderr.join().unwrap());
         let wall = start.elapsed();
-        Ok(Outcome { end, stdout, stderr, truncated: more_out || more_err, wall, cpu: wall, peak_memory: 0 })
+        Ok(Outcome {
+            end,
+            stdout,
+            stderr,
+            truncated: more_out || more_err,
+            wall,
+            cpu: wall,
+            peak_memory: 0,
+            weaker: Vec::new(),
+        })
     }
 }

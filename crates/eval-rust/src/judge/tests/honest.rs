@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use super::*;
 use crate::judge::{JudgeError, Status, read_list, wire};
-use crate::sandbox::types::{Command, Outcome, Run, SandboxError};
+use crate::sandbox::{Command, Outcome, Run, SandboxError};
 
 #[test]
 fn a_task_of_tests_says_what_it_means() {
@@ -81,7 +81,7 @@ fn a_sandbox_that_fails_is_tried_three_times_and_then_an_error() {
     impl Run for Broken {
         fn run(&self, _: &Command) -> Result<Outcome, SandboxError> {
             self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            Err(SandboxError::Io { op: "start".into(), source: std::io::Error::other("no namespace") })
+            Err(SandboxError::Host { what: "start", source: std::io::Error::other("no namespace") })
         }
     }
     let set = Set::tests();
