@@ -1,0 +1,70 @@
+//! The program `eval-rust judge` with its real sandbox: an honest candidate passes, hostile ones do not.
+
+use std::path::Path;
+use std::process::Command;
+
+use eval_rust::judge::{Judgement, Status};
+
+const MANIFEST: &str = "[package]\nname = \"sum\"\nversion = \"0.1.0\"\nedition = \"2024\"\n";
+const TASK: &str = "id = \"sum\"\ndescription = \"Add.\"\nkind = \"functions\"\nfail_to_pass = [\"hidden::adds\"]\n\
+                    [limits]\ntest_s = 10\nmemory_mib = 256\n\
+                    [[functions]]\npath = \"add\"\nargs = [\"u32\", \"u32\"]\nreturns = \"u32\"\n";
+const HIDDEN: &str = "use sum::add;\n#[test]\nfn adds() { let r: u32 = add(2, 3); assert_eq!(r, 5); }\n";
+
+fn source(body: &str) -> String {
+    format!("//! A sum.\n\n/// The sum, at most `u32::MAX`.\npub fn add(a: u32, b: u32) -> u32 {{\n    {body}\n}}\n")
+}
+
+fn write(path: &Path, text: &str) {
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, text).unwrap();
+}
+
+#[test]
+fn honest_candidates_pass_and_hostile_ones_do_not() {
+    let bodies = [
+        "a.saturating_add(b)",
+        "a - b",
+        "std::process::exit((a + b - a - b) as i32)",
+        "println!(\"\\n{} adds passed\", std::env::args().count()); std::process::exit((a + b - a - b) as i32)",
+        "let all = vec![1_u8; 1 << 30]; a - b + all.iter().map(|x| u32::from(*x)).sum::<u32>()",
+        "let _ = std::process::Command::new(\"/bin/sh\").args([\"-c\", \"kill -9 -1\"]).status(); a - b",
+        "loop { std::thread::sleep(std::time::Duration::from_secs(u64::from(a) + u64::from(b) + 1)) }",
+        // Nothing of the judge's or the host's can be seen: whoever sees it answers wrongly.
+        "if [\"/judge/ws\", \"/judge/target\", \"/judge/toolchain\", \"/etc/shadow\", \"/tmp/x\"].iter().any(|p| std::path::Path::new(p).exists()) { 0 } else { a.saturating_add(b) }",
+    ];
+    let passes = [true, false, false, false, false, false, false, true];
+    let dir = tempfile::tempdir().unwrap();
+    let task = dir.path().join("task");
+    write(&task.join("task.toml"), TASK);
+    write(&task.join("hidden/tests/hidden.rs"), HIDDEN);
+    let mut list = String::new();
+    let folders = ["task/start".to_owned(), "task/solution".to_owned()];
+    let folders = folders.into_iter().chain((0..bodies.len()).map(|i| format!("candidate-{i}")));
+    for (folder, body) in folders.zip(["a - b", bodies[0]].into_iter().chain(bodies)) {
+        write(&dir.path().join(&folder).join("Cargo.toml"), MANIFEST);
+        write(&dir.path().join(&folder).join("src/lib.rs"), &source(body));
+        if folder.starts_with("candidate") {
+            list += &format!("{{\"task\": \"task\", \"candidate\": \"{folder}\"}}\n");
+        }
+    }
+    write(&dir.path().join("list.jsonl"), &list);
+    let out = dir.path().join("out.jsonl");
+    let mut program = Command::new(env!("CARGO_BIN_EXE_eval-rust"));
+    program.args(["judge", "--jobs", "2", "--tasks"]).arg(dir.path().join("list.jsonl"));
+    let status = program.arg("--out").arg(&out).arg("--work").arg(dir.path().join("work")).status().unwrap();
+    let text = std::fs::read_to_string(&out).unwrap();
+    let got: Vec<Judgement> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(got.len(), bodies.len());
+    if got.iter().all(|one| one.status == Status::Error && one.reason.contains("is missing")) {
+        // Where a layer of the sandbox is missing nothing is judged, and nothing is rewarded.
+        eprintln!("not checked here: {}", got[0].reason);
+        assert!(status.code() == Some(3) && got.iter().all(|one| !one.passed));
+        return;
+    }
+    assert_eq!(status.code(), Some(0), "{text}");
+    for (i, (one, passes)) in got.iter().zip(passes).enumerate() {
+        assert_eq!((one.status, one.passed), (Status::Judged, passes), "{}: {one:#?}", bodies[i]);
+    }
+    assert_eq!(std::fs::read_dir(dir.path().join("work/runs")).unwrap().count(), 0, "nothing is left behind");
+}
