@@ -15,9 +15,9 @@ fn source(body: &str) -> String {
     format!("//! A sum.\n\n/// The sum, at most `u32::MAX`.\npub fn add(a: u32, b: u32) -> u32 {{\n    {body}\n}}\n")
 }
 
-fn write(path: &Path, text: &str) {
-    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-    std::fs::write(path, text).unwrap();
+fn write(path: &Path, text: &str) -> std::io::Result<()> {
+    path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+    std::fs::write(path, text)
 }
 
 #[test]
@@ -36,19 +36,19 @@ fn honest_candidates_pass_and_hostile_ones_do_not() {
     let passes = [true, false, false, false, false, false, false, true];
     let dir = tempfile::tempdir().unwrap();
     let task = dir.path().join("task");
-    write(&task.join("task.toml"), TASK);
-    write(&task.join("hidden/tests/hidden.rs"), HIDDEN);
+    write(&task.join("task.toml"), TASK).unwrap();
+    write(&task.join("hidden/tests/hidden.rs"), HIDDEN).unwrap();
     let mut list = String::new();
     let folders = ["task/start".to_owned(), "task/solution".to_owned()];
     let folders = folders.into_iter().chain((0..bodies.len()).map(|i| format!("candidate-{i}")));
     for (folder, body) in folders.zip(["a - b", bodies[0]].into_iter().chain(bodies)) {
-        write(&dir.path().join(&folder).join("Cargo.toml"), MANIFEST);
-        write(&dir.path().join(&folder).join("src/lib.rs"), &source(body));
+        write(&dir.path().join(&folder).join("Cargo.toml"), MANIFEST).unwrap();
+        write(&dir.path().join(&folder).join("src/lib.rs"), &source(body)).unwrap();
         if folder.starts_with("candidate") {
             list += &format!("{{\"task\": \"task\", \"candidate\": \"{folder}\"}}\n");
         }
     }
-    write(&dir.path().join("list.jsonl"), &list);
+    write(&dir.path().join("list.jsonl"), &list).unwrap();
     let out = dir.path().join("out.jsonl");
     let mut program = Command::new(env!("CARGO_BIN_EXE_eval-rust"));
     program.args(["judge", "--jobs", "2", "--tasks"]).arg(dir.path().join("list.jsonl"));
