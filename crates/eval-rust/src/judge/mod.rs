@@ -1,11 +1,11 @@
 //! The judge: what a candidate for a task is worth, decided by what it cannot reach.
 //!
-//! 1. Only sources of the candidate are taken, into crates with manifests of ours ([`policy`]).
+//! 1. Only sources of the candidate are taken, into crates with manifests of ours (`policy`).
 //! 2. `cargo check`, clippy, rustfmt and the build of the judge's programs run offline in the sandbox; no code of the candidate runs
 //!    in them, because build scripts and macros that are programs are refused.
-//! 3. Tests run one to a process, and each must say that it passed with a nonce ([`rewrite`]). That holds for safe code only, so
+//! 3. Tests run one to a process, and each must say that it passed with a nonce (`rewrite`). That holds for safe code only, so
 //!    `unsafe` is refused where tests decide.
-//! 4. Functions are called with random inputs, and their answers are compared with the solution's here, outside ([`driver`]).
+//! 4. Functions are called with random inputs, and their answers are compared with the solution's here, outside (`driver`).
 //!
 //! A fault of the judge is [`Status::Error`]: neither a reward nor a verdict.
 
