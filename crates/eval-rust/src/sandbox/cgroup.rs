@@ -164,7 +164,7 @@ impl Groups {
     /// Removes the groups, killing whatever is still in them.
     ///
     /// # Errors
-    /// A group that does not go, or that still held a process: named with its path.
+    /// A group that does not go, named with its path and what is in it.
     pub(crate) fn remove(self) -> io::Result<()> {
         self.folders.iter().try_for_each(|folder| remove(folder))
     }

@@ -7,6 +7,10 @@
 //!
 //! It fails closed: a layer that is missing refuses the run and is named, unless the caller listed it and something
 //! stands in for it; then the outcome names it.
+//!
+//! What it does not do: it trusts the kernel; it opens no socket, so a program that listens on its own loopback fails; it
+//! caps each file of a writable mount but not all of them together, so scratch folders are the place for what a program
+//! builds; and `/proc/self/mountinfo` shows a program the host's paths of its mounts.
 
 mod cgroup;
 mod check;

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use eval_rust::sandbox::{End, Layer, Mount, Run, Sandbox, SandboxError};
 
-use crate::{HELPER, attack, has, not_checked, processes, run, sandbox, text};
+use crate::{HELPER, attack, attacker, has, not_checked, processes, run, sandbox, text};
 
-/// Set for a copy of this test that only launches a run and waits.
-const ROLE: &str = "EVAL_RUST_TEST_LAUNCHER";
+/// Set to the path of the attacker for a copy of this test that only launches a run and waits.
+pub(crate) const ROLE: &str = "EVAL_RUST_TEST_LAUNCHER";
 
 /// Control groups of this crate anywhere on this machine whose launcher has this id.
 fn groups(launcher: u32) -> Vec<PathBuf> {
@@ -50,7 +50,7 @@ fn s14_a_killed_launcher_takes_its_run_along() {
     }
     let mut launcher = Program::new(std::env::current_exe().unwrap())
         .args(["--exact", "launcher::s14_a_killed_launcher_takes_its_run_along"])
-        .env(ROLE, "1")
+        .env(ROLE, attacker())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
