@@ -1,6 +1,5 @@
 //! A linear layer per expert with a low-rank update of each expert.
 
-use burn::backend::Autodiff;
 use burn::tensor::ops::FloatTensor;
 use burn::tensor::{Tensor, backend::Backend};
 
@@ -37,13 +36,6 @@ impl<B: Backend> ExpertWeight<B> {
             Self::Packed(Packed::Mxfp4(weight)) => ExpertWeight::Packed(Packed::Mxfp4(weight.map(int))),
             Self::Packed(Packed::Fp8(weight)) => ExpertWeight::Packed(Packed::Fp8(weight.map(int))),
         }
-    }
-}
-
-impl<B: LmBackend> ExpertWeight<Autodiff<B>> {
-    /// The same without the graph.
-    pub fn inner(&self) -> ExpertWeight<B> {
-        self.clone().map(Tensor::inner, Tensor::inner)
     }
 }
 

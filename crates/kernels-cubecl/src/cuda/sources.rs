@@ -1,7 +1,7 @@
 //! A hash over the sources of all kernels, made at build time: cached kernels of another build are never used.
 
 /// The sources that kernels are generated from.
-const SOURCES: [&str; 22] = [
+const SOURCES: [&str; 23] = [
     include_str!("launch.rs"),
     include_str!("peaks.rs"),
     include_str!("reduce.rs"),
@@ -15,6 +15,7 @@ const SOURCES: [&str; 22] = [
     include_str!("../ops/attention/cuda/tile.rs"),
     include_str!("../ops/dispatch/cuda.rs"),
     include_str!("../ops/embedding/cuda.rs"),
+    include_str!("../ops/grouped_fp8/cuda.rs"),
     include_str!("../ops/grouped_mxfp4/cuda.rs"),
     include_str!("../ops/linear_bias/cuda.rs"),
     include_str!("../ops/linear_cross_entropy/cuda.rs"),

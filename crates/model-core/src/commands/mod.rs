@@ -24,7 +24,7 @@ pub(crate) enum Command {
     Inspect(inspect::Arguments),
     /// Continue a text or answer a message.
     Generate(generate::Arguments),
-    /// Write a model folder in another element type or shard size.
+    /// Write a model folder in another element type or shard size, or as a GGUF file.
     Export(export::Arguments),
     /// Merge an adapter into its base model and prove it on held-out rows.
     Merge(merge::Arguments),

@@ -22,7 +22,7 @@ use crate::ops::dispatch::cases::Assign;
 use crate::ops::dispatch::reference::Sorted;
 use crate::ops::grouped_linear::reference;
 use crate::tolerance::Kind;
-use crate::{ExpertLora, ExpertWeight, LmBackend, MXFP4_BYTES, Mxfp4, Packed, quantise_mxfp4};
+use crate::{ExpertLora, ExpertWeight, Fp8Rows, LmBackend, MXFP4_BYTES, Mxfp4, Packed, quantise_mxfp4};
 
 /// One case.
 #[derive(Clone, Debug)]
@@ -107,12 +107,21 @@ pub fn run_case<B: LmBackend>(case: &Case, runner: &mut Runner<B>) {
     let packed64 = crate::ops::grouped_mxfp4::reference::decode(&blocks, &scales);
     assert!(blocks.len() == e * o * i / 32 * MXFP4_BYTES, "widths are whole blocks");
     let packed = Mxfp4::<B>::from_bytes(&blocks, &scales, [e * o, i], &runner.device).expect("the lengths fit");
+    let fp8 =
+        Fp8Rows::<B>::quantise(&Fill::Typical.values(2, e * o * i), [e * o, i], &runner.device).expect("whole words");
+    // Decoding has a table of its own, so that its numbers can stand for the reference's here.
+    let fp8_64: Vec<f64> = fp8.decode().into_data().iter::<f64>().collect();
     let weights = [
         (["y", "dx", "da", "db"], ExpertWeight::Dense(w), w64),
         (
             ["y of MXFP4", "dx of MXFP4", "da of MXFP4", "db of MXFP4"],
             ExpertWeight::Packed(Packed::Mxfp4(packed.map(Tensor::from_inner))),
             packed64,
+        ),
+        (
+            ["y of FP8", "dx of FP8", "da of FP8", "db of FP8"],
+            ExpertWeight::Packed(Packed::Fp8(fp8.map(Tensor::from_inner))),
+            fp8_64,
         ),
     ];
     for ([name_y, name_dx, name_da, name_db], weight, w64) in weights {

@@ -13,7 +13,7 @@ use crate::cuda::reduce::{cube_sum, cube_sums, lane_sum, sum_rows};
 use crate::cuda::{Buffer, Peaks, Runtime};
 
 /// Vectors of a row that a thread holds, forward, where a plane works on the row alone: many loads in flight and no barrier. A
-/// longer row is for a whole cube: with 16 of them `add_rms_norm` of rows of 4096 took a third longer.
+/// longer row is for a whole cube: more of them made `add_rms_norm` slower (docs/LOG.md).
 const PLANE_VECTORS: usize = 4;
 /// Threads of a plane, and rows of a cube whose planes work alone.
 const PLANE: usize = 32;
@@ -129,8 +129,8 @@ fn load_row<F: Float, N: Size>(
     }
 }
 
-/// `dx`, this cube's part of `dγ`, and where it is wanted the largest size in its part of `dx`. Each thread owns `per` vectors of a row. The cube takes `rows` rows at once: all
-/// their loads are in flight together, and their sums are added in one go.
+/// `dx`, this cube's part of `dγ`, and where it is wanted the largest size in its part of `dx`. Each thread owns `per` vectors of a
+/// row. The cube takes `rows` rows at once: all their loads are in flight together, and their sums are added in one go.
 #[cube(launch_unchecked)]
 fn backward_kernel<F: Float, G: Float, N: Size>(
     dy: &Array<Vector<F, N>>,
