@@ -120,7 +120,7 @@ fn attention(bench: &mut Bench, config: &ModelConfig, seq_len: usize) -> Result<
     }
     let (start, end) = spans(b, seq_len)?;
     let (dout, scale) = (values(&[b, seq_len, heads.q_width()], 4), config.attention_scale());
-    let forward = || Cpu::lm_attention_fwd(qkv.clone(), start.clone(), end.clone(), None, heads, scale);
+    let forward = || Cpu::lm_attention_fwd(qkv.clone(), start.clone(), end.clone(), None, heads, scale, None);
     let flops = (2 * demo::TOKENS * seq_len * heads.q_width()) as f64;
     bench.add("attention, forward", n_layers, flops, forward);
     let (out, lse): (FloatTensor<Cpu>, FloatTensor<Cpu>) = forward();

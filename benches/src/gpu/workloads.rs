@@ -7,9 +7,9 @@ use burn::tensor::ops::FloatTensor;
 use burn::tensor::{DType, Distribution, Element as _, FloatDType, Int, Tensor, TensorData};
 use kernels_cubecl::cuda::{CudaDevice, Element, Gemm, Peaks, Types, gemm, gemm_fp8, round_fp8};
 use kernels_cubecl::{
-    AdamW, Cuda, CudaBf16, Fp8, Gathered, HeadLayout, Leaf, LmBackend, Master, Moments, PackedMoments, Rotation, Spans,
-    Tracked, adamw_step, add_assign, clip_scale, embedding, embedding_backward_acc, linear, sum_parts, sum_squares,
-    sum_squares_into, sum_squares_parts, swiglu, swiglu_gathered, token_logprobs,
+    AdamW, Cuda, CudaBf16, Fp8, Fp8Known, Gathered, HeadLayout, Leaf, LmBackend, Master, Moments, PackedMoments,
+    Rotation, Spans, Tracked, adamw_step, add_assign, clip_scale, embedding, embedding_backward_acc, linear, sum_parts,
+    sum_squares, sum_squares_into, sum_squares_parts, swiglu, swiglu_gathered, token_logprobs,
 };
 
 use super::experts;
@@ -161,7 +161,8 @@ fn fp8_layer(bench: &Bench, name: &str, [x, w, dy]: [&Tensor<B, 2>; 3], work: Wo
     let zeros = Tensor::<B, 2>::from_data(TensorData::new(vec![4f32; 48], [3, 16]), (&x.device(), DType::F32));
     for (what, history) in [("layer", None), ("layer with history", Some(raw(&zeros)))] {
         bench.time(&format!("{name} {what}"), work, || {
-            let (y, saved) = B::lm_linear_fp8_fwd(raw(x), raw(w), history.clone(), mode, want, None);
+            let known = Fp8Known { history: history.clone(), weight: None };
+            let (y, saved) = B::lm_linear_fp8_fwd(raw(x), raw(w), known, mode, want, None);
             drop((y, B::lm_linear_fp8_bwd(raw(dy), raw(w), saved, mode, want, None, None)));
         });
     }
@@ -271,7 +272,7 @@ fn attention_case<L: LmBackend<Device = CudaDevice>>(
     let spans = causal::<L>([b, t], document, device);
     let scale = 1.0 / (heads.d_head as f32).sqrt();
     let (start, end) = (spans.start.into_primitive(), spans.end.into_primitive());
-    let forward = || L::lm_attention_fwd(raw(&qkv), start.clone(), end.clone(), None, heads, scale);
+    let forward = || L::lm_attention_fwd(raw(&qkv), start.clone(), end.clone(), None, heads, scale, None);
     // Two products of which half is seen; the backward pass counts five.
     let flops = 2.0 * 2.0 * (b * heads.n_heads * t * document * heads.d_head) as f64 / 2.0;
     bench.time(name, work(flops), || drop(forward()));

@@ -12,8 +12,8 @@ use burn::tensor::{DType, FloatDType, TensorData, TensorMetadata, read_sync};
 
 use crate::parking::{self, Parked};
 use crate::{
-    AdamW, Dispatch, ExpertWeight, Fp8, Fp8Gradients, Fp8Rows, Fp8Saved, Gathered, HeadLayout, HostCopy, HostReserve,
-    LoraParts, Master, Moments, Mxfp4, portable,
+    AdamW, Dispatch, ExpertWeight, Fp8, Fp8Gradients, Fp8Known, Fp8Rows, Fp8Saved, Gathered, HeadLayout, HostCopy,
+    HostReserve, LoraParts, Master, Moments, Mxfp4, Stepped, portable,
 };
 
 /// Direction of the rotary embedding.
@@ -175,7 +175,8 @@ pub trait LmBackend: Backend {
         portable::rope_qkv::<Self>(qkv, cos, sin, heads, rotation)
     }
 
-    /// Attention over a fused row `[b, t, (n + 2k)·h]`, output `[b, t, n·h]`.
+    /// Attention over a fused row `[b, t, (n + 2k)·h]`, output `[b, t, n·h]`; `peaks` gets those of the output, where the kernel
+    /// that the device has for these heads gathers them.
     fn lm_attention(
         qkv: FloatTensor<Self>,
         start: IntTensor<Self>,
@@ -183,10 +184,11 @@ pub trait LmBackend: Backend {
         sinks: Option<FloatTensor<Self>>,
         heads: HeadLayout,
         scale: f32,
+        peaks: Option<&Self::Peaks>,
     ) -> FloatTensor<Self> {
-        Self::lm_attention_fwd(qkv, start, end, sinks, heads, scale).0
+        Self::lm_attention_fwd(qkv, start, end, sinks, heads, scale, peaks).0
     }
-    /// `(out, lse)`, where `lse` is `[b, n, t]` and includes the sink.
+    /// `(out, lse)`, where `lse` is `[b, n, t]` and includes the sink; `peaks` gets those of `out`.
     fn lm_attention_fwd(
         qkv: FloatTensor<Self>,
         start: IntTensor<Self>,
@@ -194,6 +196,7 @@ pub trait LmBackend: Backend {
         sinks: Option<FloatTensor<Self>>,
         heads: HeadLayout,
         scale: f32,
+        _peaks: Option<&Self::Peaks>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         portable::attention_fwd::<Self>(qkv, start, end, sinks, heads, scale)
     }
@@ -328,16 +331,19 @@ pub trait LmBackend: Backend {
     fn lm_clip_scale(squares: FloatTensor<Self>, units: f64, max_norm: f64) -> FloatTensor<Self> {
         portable::clip_scale::<Self>(squares, units, max_norm)
     }
-    /// One optimizer step, into the memory of the parameter and its state where nobody else holds it.
+    /// One optimizer step, into the memory of the parameter and its state where nobody else holds it; with peaks of parts of the
+    /// new parameter where `gather` asks for them and the device gathers.
     fn lm_adamw_step(
         param: FloatTensor<Self>,
         grad: FloatTensor<Self>,
-        master: Master<Self>,
-        moments: Moments<Self>,
+        state: (Master<Self>, Moments<Self>),
         scale: FloatTensor<Self>,
         hyper: &AdamW,
-    ) -> (FloatTensor<Self>, Master<Self>, Moments<Self>) {
-        portable::adamw_step::<Self>(param, grad, master, moments, scale, hyper)
+        _gather: bool,
+    ) -> Stepped<Self> {
+        let (master, moments) = state;
+        let (param, master, moments) = portable::adamw_step::<Self>(param, grad, master, moments, scale, hyper);
+        Stepped { param, master, moments, peaks: None }
     }
     /// `acc + x`, into `acc`'s memory where nobody else holds it.
     fn lm_add_assign(acc: FloatTensor<Self>, x: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -347,28 +353,28 @@ pub trait LmBackend: Backend {
     fn lm_scale(x: FloatTensor<Self>, factor: FloatTensor<Self>) -> FloatTensor<Self> {
         portable::scale::<Self>(x, factor)
     }
-    /// [`LmBackend::lm_linear`] with operands in FP8; see [`crate::ops::linear_fp8`]. `peaks` has those of `x` and, in the
-    /// backward pass, of the gradient of `y`, where the kernels before left some.
+    /// [`LmBackend::lm_linear`] with operands in FP8; see [`crate::ops::linear_fp8`]. `known` is where the scales come from; `peaks`
+    /// has those of `x` and, in the backward pass, of the gradient of `y`, where the kernels before left some.
     fn lm_linear_fp8(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
-        history: Option<FloatTensor<Self>>,
+        known: Fp8Known<Self>,
         mode: Fp8,
         peaks: Gathered<Self::Peaks>,
     ) -> FloatTensor<Self> {
         let nothing = Tracked { x: false, weight: false };
-        Self::lm_linear_fp8_fwd(x, weight, history, mode, nothing, peaks.forward.as_ref()).0
+        Self::lm_linear_fp8_fwd(x, weight, known, mode, nothing, peaks.forward.as_ref()).0
     }
     /// `y` and what the gradients that `want` asks for need; `peaks` has those of `x`.
     fn lm_linear_fp8_fwd(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
-        history: Option<FloatTensor<Self>>,
+        known: Fp8Known<Self>,
         _mode: Fp8,
         want: Tracked,
         _peaks: Option<&Self::Peaks>,
     ) -> (FloatTensor<Self>, Fp8Saved<Self>) {
-        portable::linear_fp8_fwd::<Self>(x, weight, history, want)
+        portable::linear_fp8_fwd::<Self>(x, weight, known.history, want)
     }
     /// The gradients that `want` asks for; `dw` is added to `acc` where that is given, into its memory where nobody else holds it.
     /// `peaks` has those of `dy`.

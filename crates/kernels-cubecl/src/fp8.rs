@@ -116,6 +116,21 @@ impl<P> Default for Gathered<P> {
     }
 }
 
+/// What is known of an FP8 layer's peaks before it is computed.
+#[derive(Clone, Debug)]
+pub struct Fp8Known<B: Backend> {
+    /// `[3, n]`: peaks of x, weight and gradient in earlier passes, which the scales come from; `None` takes those of now.
+    pub history: Option<FloatTensor<B>>,
+    /// `[n]`: abs-max of parts of the weight as it is now, the largest entry counts; `None` has the weight looked at.
+    pub weight: Option<FloatTensor<B>>,
+}
+
+impl<B: Backend> Default for Fp8Known<B> {
+    fn default() -> Self {
+        Self { history: None, weight: None }
+    }
+}
+
 /// What the backward pass of an FP8 linear layer needs of the forward pass.
 #[derive(Clone, Debug)]
 pub struct Fp8Saved<B: Backend> {

@@ -4,7 +4,10 @@ use burn::tensor::{DType, Int, Tensor, TensorMetadata, TensorPrimitive, backend:
 
 use crate::ops::adamw::packed;
 use crate::ops::sum_squares::SUM_PARTS;
-use crate::{AdamW, Fp8, Gathered, HeadLayout, Leaf, LmBackend, Master, Moments, PackedMoments, Rotation, Spans};
+use crate::{
+    AdamW, Fp8, Fp8Known, Gathered, HeadLayout, Leaf, LmBackend, Master, Moments, PackedMoments, Rotation, Spans,
+    Stepped,
+};
 
 pub(crate) fn unwrap<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> FloatTensor<B> {
     tensor.into_primitive().tensor()
@@ -108,17 +111,20 @@ pub fn linear_fp8<B: LmBackend, const D: usize>(
         let [rows, n] = history.dims();
         assert!(rows == 3 && n > 0, "linear_fp8: history must be [3, n] with n > 0, got [{rows}, {n}]");
     }
-    wrap(B::lm_linear_fp8(unwrap(x), unwrap(weight), history.map(unwrap), mode, Gathered::default()))
+    let known = Fp8Known { history: history.map(unwrap), weight: None };
+    wrap(B::lm_linear_fp8(unwrap(x), unwrap(weight), known, mode, Gathered::default()))
 }
 
 /// [`linear_fp8`] with scales of now, whose peaks of `x` and of the gradient of the result are taken from slots where the ops
-/// beside this one left them; the numbers are the same.
+/// beside this one left them, and those of the weight from `weight_peaks`, where [`adamw_step_gathered`] gave them with this
+/// weight; the numbers are the same.
 ///
 /// # Shapes
-/// As [`linear_fp8`].
+/// As [`linear_fp8`]; `weight_peaks [n]`.
 pub fn linear_fp8_gathered<B: LmBackend, const D: usize>(
     x: Tensor<B, D>,
     weight: Tensor<B, 2>,
+    weight_peaks: Option<Tensor<B, 1>>,
     mode: Fp8,
     peaks: Gathered<B::Peaks>,
 ) -> Tensor<B, D> {
@@ -128,7 +134,8 @@ pub fn linear_fp8_gathered<B: LmBackend, const D: usize>(
         w_dims[1],
         "linear_fp8: last axis of x {x_dims:?} must match weight [out, in] {w_dims:?}"
     );
-    wrap(B::lm_linear_fp8(unwrap(x), unwrap(weight), None, mode, peaks))
+    let known = Fp8Known { history: None, weight: weight_peaks.map(unwrap) };
+    wrap(B::lm_linear_fp8(unwrap(x), unwrap(weight), known, mode, peaks))
 }
 
 /// Root-mean-square norm over the last axis: `y = x / √(mean(x²) + eps) · gamma`.
@@ -235,12 +242,27 @@ pub fn attention<B: LmBackend>(
     heads: HeadLayout,
     scale: f32,
 ) -> Tensor<B, 3> {
+    attention_gathered(qkv, spans, sinks, heads, scale, None)
+}
+
+/// [`attention`] that leaves peaks of its result in a slot, see [`Gathered`], where the device's kernel for these heads gathers.
+///
+/// # Shapes
+/// As [`attention`].
+pub fn attention_gathered<B: LmBackend>(
+    qkv: Tensor<B, 3>,
+    spans: &Spans<B>,
+    sinks: Option<Tensor<B, 1>>,
+    heads: HeadLayout,
+    scale: f32,
+    peaks: Option<&B::Peaks>,
+) -> Tensor<B, 3> {
     let [b, t, width] = qkv.dims();
     heads.check();
     assert_eq!(width, heads.width(), "attention: width of qkv must match {heads:?}");
     check_spans("attention", spans, sinks.as_ref(), heads, [b, t]);
     let (start, end) = (spans.start.clone().into_primitive(), spans.end.clone().into_primitive());
-    wrap(B::lm_attention(unwrap(qkv), start, end, sinks.map(unwrap), heads, scale))
+    wrap(B::lm_attention(unwrap(qkv), start, end, sinks.map(unwrap), heads, scale, peaks))
 }
 
 /// Attention of new queries over cached keys and values; inference only, no gradient flows.
@@ -444,6 +466,23 @@ pub fn adamw_step<B: LmBackend>(
     scale: Tensor<B, 1>,
     hyper: &AdamW,
 ) -> (Leaf<B>, Master<B>, Moments<B>) {
+    let (param, master, moments, _) = adamw_step_gathered(param, grad, (master, moments), scale, hyper, false);
+    (param, master, moments)
+}
+
+/// [`adamw_step`] that also gives the peaks of parts of the new parameter, `[n]`, where `gather` asks for them and the device
+/// gathers: what [`linear_fp8_gathered`] takes with this parameter as its weight. Also of a step that changes nothing.
+///
+/// # Shapes
+/// As [`adamw_step`].
+pub fn adamw_step_gathered<B: LmBackend>(
+    param: Leaf<B>,
+    grad: Leaf<B>,
+    (master, moments): (Master<B>, Moments<B>),
+    scale: Tensor<B, 1>,
+    hyper: &AdamW,
+    gather: bool,
+) -> (Leaf<B>, Master<B>, Moments<B>, Option<Tensor<B, 1>>) {
     let (dims, n) = (param.dims(), param.n_elements());
     assert!(hyper.step >= 1, "adamw_step: steps are counted from 1");
     assert_eq!(scale.dims(), [1], "adamw_step: scale is one number");
@@ -467,9 +506,9 @@ pub fn adamw_step<B: LmBackend>(
             assert_eq!([m_scale.dims(), v_scale.dims()], [[blocks]; 2], "adamw_step: scales of the moments");
         }
     }
-    let (param, master, moments) =
-        B::lm_adamw_step(param, grad.into_primitive(), master, moments, unwrap(scale), hyper);
-    (Leaf::from_primitive(param), master, moments)
+    let Stepped { param, master, moments, peaks } =
+        B::lm_adamw_step(param, grad.into_primitive(), (master, moments), unwrap(scale), hyper, gather);
+    (Leaf::from_primitive(param), master, moments, peaks.map(wrap))
 }
 
 /// `acc + x`, into `acc`'s memory when it is owned alone.

@@ -49,17 +49,18 @@ pub use experts::{
     Dispatch, Routed, combine, dispatch, gather_tokens, grouped_linear, grouped_linear_mxfp4, grouped_linear_packed,
     route, swiglu_clamped,
 };
-pub use fp8::{Fp8, Fp8Gradients, Fp8Saved, Gathered};
+pub use fp8::{Fp8, Fp8Gradients, Fp8Known, Fp8Saved, Gathered};
 pub use functions::{
-    CrossEntropy, TokenStats, adamw_step, add_assign, add_rms_norm, add_rms_norm_gathered, attention, attention_cached,
-    clip_scale, embedding, embedding_backward_acc, linear, linear_bias, linear_bias_f32, linear_cross_entropy,
-    linear_f32, linear_fp8, linear_fp8_gathered, rms_norm, rms_norm_gathered, rope_qkv, rope_qkv_gathered, sum_parts,
-    sum_squares, sum_squares_into, sum_squares_parts, swiglu, swiglu_gathered, token_logprobs, token_stats,
+    CrossEntropy, TokenStats, adamw_step, adamw_step_gathered, add_assign, add_rms_norm, add_rms_norm_gathered,
+    attention, attention_cached, attention_gathered, clip_scale, embedding, embedding_backward_acc, linear,
+    linear_bias, linear_bias_f32, linear_cross_entropy, linear_f32, linear_fp8, linear_fp8_gathered, rms_norm,
+    rms_norm_gathered, rope_qkv, rope_qkv_gathered, sum_parts, sum_squares, sum_squares_into, sum_squares_parts,
+    swiglu, swiglu_gathered, token_logprobs, token_stats,
 };
 pub use layout::{HeadLayout, Spans};
 pub use leaf::Leaf;
 pub use mxfp4::{MXFP4_BLOCK, MXFP4_BYTES, Mxfp4, quantise_mxfp4, quantise_mxfp4_closest};
-pub use ops::adamw::{AdamW, Master, Moments, PackedMoments};
+pub use ops::adamw::{AdamW, Master, Moments, PackedMoments, Stepped};
 pub use packed::{Fp8Rows, Packed};
 pub use parking::Parked;
 pub use reading::Reading;

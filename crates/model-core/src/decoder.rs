@@ -119,7 +119,7 @@ impl<B: LmBackend> Decoder<B> {
         out
     }
 
-    /// The same model with other values and without FP8 histories, in the order of [`Decoder::leaves`].
+    /// The same model with other values, without FP8 histories and peaks of weights, in the order of [`Decoder::leaves`].
     ///
     /// # Panics
     /// When the number or the ranks of the leaves differ.
@@ -144,6 +144,7 @@ impl<B: LmBackend> Decoder<B> {
         let tracked = |history: &Tensor<B, 2>| Tensor::from_inner(history.clone()).require_grad();
         for ((_, linear), (_, before)) in model.linears_mut().into_iter().zip(self.linears()) {
             linear.history = before.history.as_ref().map(tracked);
+            linear.weight_peaks = before.weight_peaks.clone().map(Tensor::from_inner);
         }
         model
     }
@@ -223,6 +224,19 @@ impl<B: LmBackend> Decoder<B> {
         assert!(n == 0 || n == wanted, "set_histories: expected none or {wanted} histories, got {n}");
         for (i, (_, linear)) in linears.into_iter().enumerate() {
             linear.history = histories.get(i).cloned();
+        }
+    }
+
+    /// Gives every projection of the blocks the peaks of its weight as it is now, in the order of [`Decoder::linears`].
+    ///
+    /// # Panics
+    /// When there is not one entry for each projection.
+    pub fn set_weight_peaks(&mut self, peaks: Vec<Option<Tensor<B, 1>>>) {
+        let linears = self.linears_mut();
+        let (n, wanted) = (peaks.len(), linears.len());
+        assert!(n == wanted, "set_weight_peaks: expected peaks of {wanted} projections, got {n}");
+        for ((_, linear), peaks) in linears.into_iter().zip(peaks) {
+            linear.weight_peaks = peaks;
         }
     }
 

@@ -15,17 +15,19 @@ pub struct NamedLeaf<B: Backend> {
     pub trainable: bool,
     /// Whether weight decay applies: matrices only; norms, biases and sinks never.
     pub decay: bool,
+    /// Whether FP8 products are scaled by this weight's peaks, which the optimizer then gathers.
+    pub gathers: bool,
 }
 
 impl<B: Backend> NamedLeaf<B> {
     /// A base weight of rank 2.
     pub(crate) fn matrix(name: String, value: &Tensor<B, 2>) -> Self {
-        NamedLeaf { name, leaf: Leaf::Matrix(value.clone()), trainable: true, decay: true }
+        NamedLeaf { name, leaf: Leaf::Matrix(value.clone()), trainable: true, decay: true, gathers: false }
     }
 
     /// A base weight of rank 1.
     pub(crate) fn vector(name: String, value: &Tensor<B, 1>) -> Self {
-        NamedLeaf { name, leaf: Leaf::Vector(value.clone()), trainable: true, decay: false }
+        NamedLeaf { name, leaf: Leaf::Vector(value.clone()), trainable: true, decay: false, gathers: false }
     }
 
     /// Whether this parameter belongs to a low-rank adapter.

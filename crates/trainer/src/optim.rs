@@ -13,8 +13,8 @@ use burn::backend::Autodiff;
 use burn::tensor::{DType, Tensor, TensorData, backend::Backend};
 use kernels_cubecl::ops::adamw::master::split_all;
 use kernels_cubecl::{
-    AdamW, Leaf, LmBackend, Master, Moments, PackedMoments, adamw_step, backward_into, sum_parts, sum_squares_into,
-    sum_squares_parts,
+    AdamW, Leaf, LmBackend, Master, Moments, PackedMoments, adamw_step_gathered, backward_into, sum_parts,
+    sum_squares_into, sum_squares_parts,
 };
 use model_core::hf::LoadOptions;
 use model_core::{Decoder, NamedLeaf};
@@ -175,11 +175,13 @@ impl<B: LmBackend> Optimizer<B> {
         let frame = model.with_leaves(leaves.iter().map(|named| hollow(&named.leaf, &device)).collect());
         drop(model);
         let mut stepped = Vec::with_capacity(leaves.len());
+        let mut weight_peaks = Vec::new();
         for (i, ((named, gradient), slot)) in leaves.into_iter().zip(gradients.leaves).zip(&mut self.states).enumerate()
         {
-            let NamedLeaf { leaf, decay, .. } = named;
+            let NamedLeaf { leaf, decay, gathers, .. } = named;
             let (Some(gradient), Some(state)) = (gradient, slot.take()) else {
                 stepped.push(leaf);
+                weight_peaks.extend(gathers.then_some(None));
                 continue;
             };
             let hyper = AdamW {
@@ -192,11 +194,17 @@ impl<B: LmBackend> Optimizer<B> {
                 seed: (config.seed as u32).wrapping_add((i as u32).wrapping_mul(SEED_STRIDE)),
             };
             let LeafState { master, moments } = state;
-            let (leaf, master, moments) = adamw_step(leaf, gradient, master, moments, scale.clone(), &hyper);
+            let (leaf, master, moments, peaks) =
+                adamw_step_gathered(leaf, gradient, (master, moments), scale.clone(), &hyper, gathers);
             stepped.push(leaf);
+            weight_peaks.extend(gathers.then_some(peaks));
             *slot = Some(LeafState { master, moments });
         }
-        frame.with_leaves(stepped)
+        let mut model = frame.with_leaves(stepped);
+        if !weight_peaks.is_empty() {
+            model.set_weight_peaks(weight_peaks);
+        }
+        model
     }
 }
 

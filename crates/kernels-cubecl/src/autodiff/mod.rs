@@ -22,8 +22,8 @@ use burn::tensor::{
 
 use crate::functions::unwrap;
 use crate::{
-    Dispatch, ExpertWeight, Fp8, Fp8Rows, Gathered, HeadLayout, Leaf, LmBackend, LoraParts, Mxfp4, Rotation, Tracked,
-    backend::StatsParts, portable,
+    Dispatch, ExpertWeight, Fp8, Fp8Known, Fp8Rows, Gathered, HeadLayout, Leaf, LmBackend, LoraParts, Mxfp4, Rotation,
+    Tracked, backend::StatsParts, portable,
 };
 use experts::{
     CombineBackward, GatherBackward, GroupedBackward, GroupedBiasBackward, GroupedFp8Backward, GroupedLoraBackward,
@@ -91,16 +91,18 @@ impl<B: LmBackend, C: CheckpointStrategy> LmBackend for Autodiff<B, C> {
     fn lm_linear_fp8(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
-        history: Option<FloatTensor<Self>>,
+        known: Fp8Known<Self>,
         mode: Fp8,
         peaks: Gathered<Self::Peaks>,
     ) -> FloatTensor<Self> {
         let Gathered { forward: of_x, backward: of_dy } = peaks;
+        let of_weight = known.weight.map(|peaks| peaks.primitive);
         let forward = |want, history| {
             let (x, weight) = (x.primitive.clone(), weight.primitive.clone());
-            B::lm_linear_fp8_fwd(x, weight, history, mode, want, of_x.as_ref())
+            let known = Fp8Known { history, weight: of_weight };
+            B::lm_linear_fp8_fwd(x, weight, known, mode, want, of_x.as_ref())
         };
-        match history {
+        match known.history {
             None => {
                 let node = open!(LinearFp8Backward, C, [x, weight]);
                 let want = Tracked { x: node.tracked[0], weight: node.tracked[1] };
@@ -166,9 +168,10 @@ impl<B: LmBackend, C: CheckpointStrategy> LmBackend for Autodiff<B, C> {
         sinks: Option<FloatTensor<Self>>,
         heads: HeadLayout,
         scale: f32,
+        peaks: Option<&Self::Peaks>,
     ) -> FloatTensor<Self> {
         let forward = |qkv: &FloatTensor<Self>, sinks| {
-            B::lm_attention_fwd(qkv.primitive.clone(), start.clone(), end.clone(), sinks, heads, scale)
+            B::lm_attention_fwd(qkv.primitive.clone(), start.clone(), end.clone(), sinks, heads, scale, peaks)
         };
         match sinks {
             None => {

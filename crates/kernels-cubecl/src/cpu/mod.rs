@@ -13,7 +13,7 @@ use burn_flex::FlexTensor;
 use crate::ops;
 use crate::{
     AdamW, CrossEntropyParts, Dispatch, Fp8Rows, Gathered, HeadLayout, Leaf, LmBackend, Master, Moments, Mxfp4,
-    Rotation, StatsParts, Tracked, portable,
+    Rotation, StatsParts, Stepped, Tracked, portable,
 };
 use dense::{Dense, int_tensor, tensor, whole_numbers};
 use operands::{Head, Rows, SpanValues};
@@ -172,6 +172,7 @@ impl LmBackend for Flex {
         sinks: Option<FlexTensor>,
         heads: HeadLayout,
         scale: f32,
+        _peaks: Option<&()>,
     ) -> (FlexTensor, FlexTensor) {
         if !fast(&[&qkv]) || !sinks.iter().all(|sinks| fast(&[sinks])) {
             return portable::attention_fwd::<Self>(qkv, start, end, sinks, heads, scale);
@@ -342,23 +343,24 @@ impl LmBackend for Flex {
     fn lm_adamw_step(
         param: FlexTensor,
         grad: FlexTensor,
-        master: Master<Self>,
-        moments: Moments<Self>,
+        (master, moments): (Master<Self>, Moments<Self>),
         scale: FlexTensor,
         hyper: &AdamW,
-    ) -> (FlexTensor, Master<Self>, Moments<Self>) {
+        _gather: bool,
+    ) -> Stepped<Self> {
+        let stepped = |(param, master, moments)| Stepped { param, master, moments, peaks: None };
         let (m, v) = match (&master, moments) {
             (Master::Nearest, Moments::Full { m, v }) => (m.into_primitive(), v.into_primitive()),
-            (_, packed) => return portable::adamw_step::<Self>(param, grad, master, packed, scale, hyper),
+            (_, packed) => return stepped(portable::adamw_step::<Self>(param, grad, master, packed, scale, hyper)),
         };
         let full = |m, v| Moments::Full { m: Leaf::from_primitive(m), v: Leaf::from_primitive(v) };
         if !fast(&[&param, &grad, &m, &v, &scale]) {
-            return portable::adamw_step::<Self>(param, grad, master, full(m, v), scale, hyper);
+            return stepped(portable::adamw_step::<Self>(param, grad, master, full(m, v), scale, hyper));
         }
         let (grad, scale) = (Dense::new(grad), Dense::new(scale).get()[0]);
         let [mut param, mut m, mut v] = [param, m, v].map(|tensor| Dense::new(tensor).into_own());
         ops::adamw::cpu::step(param.storage_mut(), grad.get(), m.storage_mut(), v.storage_mut(), scale, hyper);
-        (param, master, full(m, v))
+        stepped((param, master, full(m, v)))
     }
 
     fn lm_add_assign(acc: FlexTensor, x: FlexTensor) -> FlexTensor {

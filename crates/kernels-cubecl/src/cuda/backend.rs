@@ -8,14 +8,16 @@ use super::launch::dense;
 use super::{Buffer, Peaks, Runtime, bridge, faults, gemm, has_fp8, parking, snapshot};
 use crate::backend::StatsParts;
 use crate::functions::unwrap;
+
 use crate::ops::grouped_linear::cuda::{Rows, Weight, Weights};
 use crate::ops::{
     accumulate, adamw, attention, dispatch, embedding, grouped_fp8, grouped_mxfp4, linear_bias, linear_cross_entropy,
     linear_fp8, rms_norm, rope_qkv, route, sum_squares, swiglu, swiglu_clamped,
 };
 use crate::{
-    AdamW, CrossEntropyParts, Dispatch, ExpertWeight, Fp8, Fp8Gradients, Fp8Rows, Fp8Saved, Gathered, HeadLayout,
-    HostCopy, HostReserve, LmBackend, Master, Moments, Mxfp4, Packed, Parked, Rotation, Tracked, portable,
+    AdamW, CrossEntropyParts, Dispatch, ExpertWeight, Fp8, Fp8Gradients, Fp8Known, Fp8Rows, Fp8Saved, Gathered,
+    HeadLayout, HostCopy, HostReserve, LmBackend, Master, Moments, Mxfp4, Packed, Parked, Rotation, Stepped, Tracked,
+    portable,
 };
 
 /// The product, where the kernels are for it.
@@ -134,9 +136,10 @@ impl<F: FloatElement, I: IntElement, T: BoolElement> LmBackend for CubeBackend<R
         sinks: Option<FloatTensor<Self>>,
         heads: HeadLayout,
         scale: f32,
+        peaks: Option<&Peaks>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         faults::enter("attention");
-        attention::cuda::forward(qkv, start, end, sinks, heads, scale)
+        attention::cuda::forward(qkv, start, end, sinks, heads, scale, peaks)
     }
 
     fn lm_attention_bwd(
@@ -246,16 +249,16 @@ impl<F: FloatElement, I: IntElement, T: BoolElement> LmBackend for CubeBackend<R
     fn lm_adamw_step(
         param: FloatTensor<Self>,
         grad: FloatTensor<Self>,
-        master: Master<Self>,
-        moments: Moments<Self>,
+        (master, moments): (Master<Self>, Moments<Self>),
         scale: FloatTensor<Self>,
         hyper: &AdamW,
-    ) -> (FloatTensor<Self>, Master<Self>, Moments<Self>) {
+        gather: bool,
+    ) -> Stepped<Self> {
         faults::enter("adamw_step");
         let state = adamw::cuda::State::new(master, moments);
-        let (param, state) = adamw::cuda::step(param, grad, state, scale, hyper);
+        let (param, state, peaks) = adamw::cuda::step(param, grad, state, scale, hyper, gather);
         let (master, moments) = state.into_parts();
-        (param, master, moments)
+        Stepped { param, master, moments, peaks }
     }
 
     fn lm_add_assign(acc: FloatTensor<Self>, x: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -306,13 +309,13 @@ impl<F: FloatElement, I: IntElement, T: BoolElement> LmBackend for CubeBackend<R
     fn lm_linear_fp8_fwd(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
-        history: Option<FloatTensor<Self>>,
+        known: Fp8Known<Self>,
         mode: Fp8,
         want: Tracked,
         peaks: Option<&Peaks>,
     ) -> (FloatTensor<Self>, Fp8Saved<Self>) {
         faults::enter("linear_fp8");
-        linear_fp8::cuda::forward(x, weight, history, mode, want, peaks)
+        linear_fp8::cuda::forward(x, weight, known, mode, want, peaks)
     }
 
     fn lm_linear_fp8_bwd(

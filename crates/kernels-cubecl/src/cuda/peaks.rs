@@ -47,12 +47,14 @@ pub(crate) fn wanted<'a>(slot: Option<&'a Peaks>, like: &Buffer) -> Option<&'a P
     slot.filter(|_| like.dtype == DType::BF16 && has_fp8(&like.device))
 }
 
-/// The words that the cubes share, all zero, where there is a slot; otherwise any buffer, which the kernel does not touch.
+/// The words that the cubes share, all zero.
+pub(crate) fn new_words(like: &Buffer) -> Buffer {
+    zeros(like, Shape::new([WORDS]), DType::F32)
+}
+
+/// [`new_words`] where there is a slot; otherwise any buffer, which the kernel does not touch.
 pub(crate) fn words(slot: Option<&Peaks>, like: &Buffer) -> Buffer {
-    match slot {
-        Some(_) => zeros(like, Shape::new([WORDS]), DType::F32),
-        None => like.clone(),
-    }
+    if slot.is_some() { new_words(like) } else { like.clone() }
 }
 
 /// The largest size of a finite number of a vector.

@@ -2,7 +2,7 @@
 
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
-use kernels_cubecl::{Gathered, HeadLayout, LmBackend, Spans, attention, rope_qkv_gathered};
+use kernels_cubecl::{Gathered, HeadLayout, LmBackend, Spans, attention_gathered, rope_qkv_gathered};
 
 use super::linear::Linear;
 
@@ -53,9 +53,10 @@ impl<B: LmBackend> Attention<B> {
     /// # Shapes
     /// The result is `[b, t, d_model]`.
     pub fn forward(&self, normed: Normed<B>, cos: Tensor<B, 3>, sin: Tensor<B, 3>, spans: &Spans<B>) -> Tensor<B, 3> {
-        let peaks = Gathered { forward: None, backward: normed.peaks.backward.clone() };
+        let of_mixed = self.output.slot();
+        let peaks = Gathered { forward: of_mixed.clone(), backward: normed.peaks.backward.clone() };
         let qkv = self.project(normed, cos, sin);
-        let mixed = attention(qkv, spans, self.sinks.clone(), self.heads, self.scale);
+        let mixed = attention_gathered(qkv, spans, self.sinks.clone(), self.heads, self.scale, of_mixed.as_ref());
         self.output.forward_gathered(mixed, peaks)
     }
 }

@@ -151,13 +151,14 @@ impl<B: LmBackend> Block<B> {
         named.into_iter().map(|named| named.leaf).chain(histories).collect()
     }
 
-    /// The same block with other values; reads in the order of [`Block::tracked_leaves`].
+    /// The same block with other copies of its values; reads in the order of [`Block::tracked_leaves`].
     pub(crate) fn with_tracked_leaves(&self, leaves: Vec<Leaf<B>>) -> Self {
         let packed = self.packed().into_iter().cloned().collect();
         let mut leaves = LeafReader::new(leaves).with_packed(packed);
         let mut block = self.rebuild(&mut leaves);
         for ((_, linear), (_, before)) in block.linears_mut().into_iter().zip(self.linears()) {
             linear.history = before.history.as_ref().map(|_| leaves.matrix());
+            linear.weight_peaks.clone_from(&before.weight_peaks);
         }
         leaves.finish();
         block

@@ -39,6 +39,9 @@ pub struct Linear<B: Backend> {
     /// Peaks of x, weight and gradient in earlier FP8 passes, `[3, n]` in f32, which the scales come from; `None` takes those of
     /// the tensors now. It is no parameter: only copies under automatic differentiation and recomputed blocks carry it along.
     pub history: Option<Tensor<B, 2>>,
+    /// Peaks of parts of the weight as it is, `[n]` in f32, which the optimizer left with it; `None` has FP8 products look at the
+    /// weight. Other values of the weight go with `None`.
+    pub weight_peaks: Option<Tensor<B, 1>>,
 }
 
 /// A low-rank update of one segment: `scale · (dropout(x) · Aᵀ) · Bᵀ`.
@@ -70,7 +73,7 @@ impl<B: LmBackend> Linear<B> {
         let rows: usize = segments.iter().map(|s| s.rows).sum();
         assert_eq!(weight.dims()[0], rows, "segments {segments:?} and weight {:?} differ in rows", weight.dims());
         let adapters = segments.iter().map(|_| None).collect();
-        Linear { weight, bias, segments, adapters, fp8: None, history: None }
+        Linear { weight, bias, segments, adapters, fp8: None, history: None, weight_peaks: None }
     }
 
     /// Applies the projection.
@@ -95,7 +98,7 @@ impl<B: LmBackend> Linear<B> {
 
     /// An empty slot, where this projection scales FP8 operands by their peaks now; one is needed for each operand.
     pub fn slot(&self) -> Option<B::Peaks> {
-        (self.fp8.is_some() && self.history.is_none()).then(B::Peaks::default)
+        self.scales_now().then(B::Peaks::default)
     }
 
     /// `x · Wᵀ + bias`.
@@ -108,7 +111,7 @@ impl<B: LmBackend> Linear<B> {
                     Some(bias) => linear_bias(x, weight, bias),
                 };
             }
-            (Some(mode), None) => linear_fp8_gathered(x, weight, mode, peaks),
+            (Some(mode), None) => linear_fp8_gathered(x, weight, self.weight_peaks.clone(), mode, peaks),
             (Some(mode), history) => linear_fp8(x, weight, history, mode),
         };
         match bias {
@@ -134,9 +137,15 @@ impl<B: LmBackend> Linear<B> {
         if parts.len() == 1 { parts.into_iter().next().expect("one part") } else { Tensor::cat(parts, 2) }
     }
 
+    /// Whether FP8 operands are scaled by their peaks now.
+    fn scales_now(&self) -> bool {
+        self.fp8.is_some() && self.history.is_none()
+    }
+
     /// Appends the parameters: the fused weight called `{prefix}.{fused}.weight`, its bias, then each adapter's A and B.
     pub(crate) fn collect(&self, prefix: &str, fused: &str, out: &mut Vec<NamedLeaf<B>>) {
-        out.push(NamedLeaf::matrix(format!("{prefix}.{fused}.weight"), &self.weight));
+        let weight = NamedLeaf::matrix(format!("{prefix}.{fused}.weight"), &self.weight);
+        out.push(NamedLeaf { gathers: self.scales_now(), ..weight });
         out.extend(self.bias.iter().map(|bias| NamedLeaf::vector(format!("{prefix}.{fused}.bias"), bias)));
         for (segment, adapter) in std::iter::zip(&self.segments, &self.adapters) {
             let Some(lora) = adapter else { continue };
@@ -146,7 +155,7 @@ impl<B: LmBackend> Linear<B> {
         }
     }
 
-    /// The same layer with other values and no history, possibly on another backend; reads in the order of
+    /// The same layer with other values, no history and no peaks, possibly on another backend; reads in the order of
     /// [`Linear::collect`].
     pub(crate) fn rebuild<C: LmBackend>(&self, leaves: &mut LeafReader<C>) -> Linear<C> {
         let (weight, bias) = (leaves.matrix(), self.bias.as_ref().map(|_| leaves.vector()));

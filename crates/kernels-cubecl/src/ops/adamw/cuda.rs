@@ -10,7 +10,8 @@ use super::packed::{BLOCK, M_CUT, V_CUT};
 use super::{AdamW, Master, Moments, PackedMoments, packed};
 use crate::Leaf;
 use crate::cuda::launch::{THREADS, check_indices, check_lengths, cubes, dense, dense_as, lanes, owned};
-use crate::cuda::{Buffer, Runtime};
+use crate::cuda::peaks::{gather, new_words};
+use crate::cuda::{Buffer, Runtime, has_fp8};
 
 /// From the exponents of values in 0..=1 to the lowest ones of f32, and back.
 const LOWER: f32 = 1.0 / RAISE;
@@ -51,6 +52,8 @@ struct Variant {
     words: usize,
     /// Whether parameters and gradients are read as two bf16 numbers in a u32: fewer conversions.
     halves: bool,
+    /// Whether the peaks of the new parameters are gathered.
+    gathers: bool,
 }
 
 impl Variant {
@@ -358,8 +361,21 @@ fn round_stochastically(p: &mut Array<f32>, random: &Array<u32>) {
     }
 }
 
+/// The largest size of a finite number among the thread's parameters, as their type has them.
+#[cube]
+fn size_of<P: Numeric>(p: &Array<f32>, #[comptime] rounded: bool) -> f32 {
+    let mut most = 0.0f32;
+    #[unroll]
+    for i in 0..comptime!(PER_THREAD) {
+        let size = if comptime!(rounded) { p[i].abs() } else { f32::cast_from(P::cast_from(p[i])).abs() };
+        // False for NaN.
+        most = max(most, select(size <= LARGEST, size, 0.0f32));
+    }
+    most
+}
+
 /// The step; see [`AdamW`]. `m` and `v` hold numbers or codes; the remainder and the moments' scales are touched where the
-/// variant has them. The flags choose the division that is right to two units in the last place.
+/// variant has them, `words` where it gathers peaks. The flags choose the division that is right to two units in the last place.
 #[cube(
     launch_unchecked,
     fast_math = FastMath::AllowReciprocal | FastMath::ReducedPrecision | FastMath::UnsignedZero | FastMath::NotInf
@@ -373,6 +389,7 @@ fn step_kernel<P: Numeric, G: Numeric, S: Numeric, N: Size, K: Size, R: Size>(
     m_scale: &mut Array<f32>,
     v_scale: &mut Array<f32>,
     scale: &Array<f32>,
+    words: &Array<Atomic<u32>>,
     n_vectors: u32,
     blocks: u32,
     beta1: f32,
@@ -393,56 +410,67 @@ fn step_kernel<P: Numeric, G: Numeric, S: Numeric, N: Size, K: Size, R: Size>(
     let factor = scale[0];
     // A NaN is neither above zero nor finite.
     let effect = factor.abs() > 0.0f32 && factor.abs() <= LARGEST;
-    if !effect || block >= blocks {
-        terminate!();
-    }
+    let rounded = comptime!(variant.rounding != Rounding::Nearest);
     let mut p = Array::<f32>::new(comptime!(PER_THREAD));
-    let mut g = Array::<f32>::new(comptime!(PER_THREAD));
-    let mut first = Array::<f32>::new(comptime!(PER_THREAD));
-    let mut second = Array::<f32>::new(comptime!(PER_THREAD));
-    let mut root = Array::<f32>::new(comptime!(PER_THREAD));
-    let codes = (block * 32u32 + lane()) as usize;
-    load::<P, N>(param, &mut p, block, n_vectors, variant, comptime!(variant.halves));
-    load::<G, N>(grad, &mut g, block, n_vectors, variant, comptime!(variant.halves));
-    if comptime!(variant.packed) {
-        let (m_scale, v_scale) = (m_scale[block as usize], v_scale[block as usize]);
-        unpack::<S, K>(&mut first, &mut second, m[codes], v[codes], m_scale, v_scale);
-    } else {
-        load::<S, K>(m, &mut first, block, n_vectors, variant, false);
-        load::<S, K>(v, &mut second, block, n_vectors, variant, false);
-    }
-    if comptime!(variant.rounding == Rounding::Remainder) {
-        join::<R>(&mut p, remainder, block, variant);
-    }
-    #[unroll]
-    for i in 0..comptime!(PER_THREAD) {
-        let gradient = g[i] * factor;
-        first[i] = beta1 * first[i] + rest1 * gradient;
-        second[i] = beta2 * second[i] + rest2 * gradient * gradient;
-        root[i] = second[i].sqrt();
-        p[i] = p[i] * keep - step * first[i] / (root[i] * inverse_root2 + eps);
-    }
-    if comptime!(variant.packed) {
-        let random = random_bits(key, block);
-        let m_bits = largest(&first);
-        let v_bits = largest(&root);
-        m[codes] = pack::<S, K>(&first, &random, m_bits, true);
-        v[codes] = pack::<S, K>(&root, &random, v_bits, false);
-        if lane() == 0u32 {
-            m_scale[block as usize] = scale_of(m_bits);
-            v_scale[block as usize] = scale_of(v_bits);
+    let mut size = 0.0f32.runtime();
+    if effect && block < blocks {
+        let mut g = Array::<f32>::new(comptime!(PER_THREAD));
+        let mut first = Array::<f32>::new(comptime!(PER_THREAD));
+        let mut second = Array::<f32>::new(comptime!(PER_THREAD));
+        let mut root = Array::<f32>::new(comptime!(PER_THREAD));
+        let codes = (block * 32u32 + lane()) as usize;
+        load::<P, N>(param, &mut p, block, n_vectors, variant, comptime!(variant.halves));
+        load::<G, N>(grad, &mut g, block, n_vectors, variant, comptime!(variant.halves));
+        if comptime!(variant.packed) {
+            let (m_scale, v_scale) = (m_scale[block as usize], v_scale[block as usize]);
+            unpack::<S, K>(&mut first, &mut second, m[codes], v[codes], m_scale, v_scale);
+        } else {
+            load::<S, K>(m, &mut first, block, n_vectors, variant, false);
+            load::<S, K>(v, &mut second, block, n_vectors, variant, false);
         }
-    } else {
-        store::<S, K>(&first, m, block, n_vectors, variant, false);
-        store::<S, K>(&second, v, block, n_vectors, variant, false);
+        if comptime!(variant.rounding == Rounding::Remainder) {
+            join::<R>(&mut p, remainder, block, variant);
+        }
+        #[unroll]
+        for i in 0..comptime!(PER_THREAD) {
+            let gradient = g[i] * factor;
+            first[i] = beta1 * first[i] + rest1 * gradient;
+            second[i] = beta2 * second[i] + rest2 * gradient * gradient;
+            root[i] = second[i].sqrt();
+            p[i] = p[i] * keep - step * first[i] / (root[i] * inverse_root2 + eps);
+        }
+        if comptime!(variant.packed) {
+            let random = random_bits(key, block);
+            let m_bits = largest(&first);
+            let v_bits = largest(&root);
+            m[codes] = pack::<S, K>(&first, &random, m_bits, true);
+            v[codes] = pack::<S, K>(&root, &random, v_bits, false);
+            if lane() == 0u32 {
+                m_scale[block as usize] = scale_of(m_bits);
+                v_scale[block as usize] = scale_of(v_bits);
+            }
+        } else {
+            store::<S, K>(&first, m, block, n_vectors, variant, false);
+            store::<S, K>(&second, v, block, n_vectors, variant, false);
+        }
+        if comptime!(variant.rounding == Rounding::Stochastic) {
+            round_stochastically(&mut p, &random_bits(key, block));
+        }
+        if comptime!(variant.rounding == Rounding::Remainder) {
+            split::<R>(&mut p, remainder, block, variant);
+        }
+        store::<P, N>(&p, param, block, n_vectors, variant, comptime!(variant.halves));
+        if comptime!(variant.gathers) {
+            size = size_of::<P>(&p, rounded);
+        }
     }
-    if comptime!(variant.rounding == Rounding::Stochastic) {
-        round_stochastically(&mut p, &random_bits(key, block));
+    if comptime!(variant.gathers) {
+        if !effect && block < blocks {
+            load::<P, N>(param, &mut p, block, n_vectors, variant, comptime!(variant.halves));
+            size = size_of::<P>(&p, true);
+        }
+        gather(size, words, THREADS);
     }
-    if comptime!(variant.rounding == Rounding::Remainder) {
-        split::<R>(&mut p, remainder, block, variant);
-    }
-    store::<P, N>(&p, param, block, n_vectors, variant, comptime!(variant.halves));
 }
 
 /// A backend whose tensors are buffers of the device.
@@ -495,8 +523,15 @@ impl State {
     }
 }
 
-/// The parameter and its state after one step.
-pub(crate) fn step(param: Buffer, grad: Buffer, state: State, scale: Buffer, hyper: &AdamW) -> (Buffer, State) {
+/// The parameter and its state after one step, and peaks of parts of it where an FP8 layer of this device could read it.
+pub(crate) fn step(
+    param: Buffer,
+    grad: Buffer,
+    state: State,
+    scale: Buffer,
+    hyper: &AdamW,
+    gather: bool,
+) -> (Buffer, State, Option<Buffer>) {
     let (param, grad, scale) = (owned(param), dense(grad), dense_as(scale, DType::F32));
     let (m, v) = (owned(state.m), owned(state.v));
     let (scales, remainder) = (state.scales.map(|scales| scales.map(owned)), state.remainder.map(owned));
@@ -508,6 +543,8 @@ pub(crate) fn step(param: Buffer, grad: Buffer, state: State, scale: Buffer, hyp
     check_lengths("adamw", &[(&grad, n), (&m, moments), (&v, moments), (&scale, 1)]);
     scales.iter().flatten().for_each(|scale| check_lengths("adamw scales", &[(scale, blocks)]));
     remainder.iter().for_each(|remainder| check_lengths("adamw remainder", &[(remainder, n.div_ceil(2))]));
+    let gathers = gather && n > 0 && param.dtype == DType::BF16 && has_fp8(&param.device);
+    let peaks = gathers.then(|| new_words(&param));
     if n > 0 {
         let packed = scales.is_some();
         let width = match packed {
@@ -521,11 +558,12 @@ pub(crate) fn step(param: Buffer, grad: Buffer, state: State, scale: Buffer, hyp
             (None, false) => Rounding::Nearest,
         };
         let halves = width == PER_THREAD && packed && rounding != Rounding::Nearest;
-        let variant = Variant { rounding, packed, lanes: width, words, halves };
+        let variant = Variant { rounding, packed, lanes: width, words, halves, gathers: peaks.is_some() };
         let n_vectors = (n / width) as u32;
         let width = if halves { PER_THREAD / 2 } else { width };
         let [m_scale, v_scale] = scales.clone().unwrap_or_else(|| [scale.clone(), scale.clone()]);
         let low = remainder.clone().unwrap_or_else(|| scale.clone());
+        let seen = peaks.clone().unwrap_or_else(|| scale.clone());
         let factors = hyper.factors();
         let read_as = |dtype| if halves { DType::U32 } else { dtype };
         let (param_dtype, grad_dtype, state_dtype) = (read_as(param.dtype), read_as(grad.dtype), m.dtype);
@@ -547,6 +585,7 @@ pub(crate) fn step(param: Buffer, grad: Buffer, state: State, scale: Buffer, hyp
                 m_scale.into_array_arg(),
                 v_scale.into_array_arg(),
                 scale.into_array_arg(),
+                seen.into_array_arg(),
                 n_vectors,
                 blocks as u32,
                 factors.beta1,
@@ -565,5 +604,5 @@ pub(crate) fn step(param: Buffer, grad: Buffer, state: State, scale: Buffer, hyp
             );
         }
     }
-    (param, State { m, v, scales, remainder, stochastic: state.stochastic })
+    (param, State { m, v, scales, remainder, stochastic: state.stochastic }, peaks)
 }

@@ -28,7 +28,7 @@ pub mod master;
 pub mod packed;
 pub mod reference;
 
-use burn::tensor::{DType, Int, Tensor, backend::Backend};
+use burn::tensor::{DType, Int, Tensor, backend::Backend, ops::FloatTensor};
 
 use crate::Leaf;
 
@@ -111,6 +111,19 @@ impl<B: Backend> Master<B> {
     pub fn zero_remainder(n: usize, device: &B::Device) -> Self {
         Self::Remainder(Tensor::zeros([n.div_ceil(2)], (device, DType::I32)))
     }
+}
+
+/// A parameter and its state after a step.
+#[derive(Clone, Debug)]
+pub struct Stepped<B: Backend> {
+    /// The new values, as their type has them.
+    pub param: FloatTensor<B>,
+    /// What they lack to the exact ones.
+    pub master: Master<B>,
+    /// Both moments.
+    pub moments: Moments<B>,
+    /// `[n]`: abs-max of parts of `param`, the largest entry counts; numbers that are not finite do not count.
+    pub peaks: Option<FloatTensor<B>>,
 }
 
 /// Both moments of a parameter.

@@ -20,7 +20,8 @@ pub(crate) use flash_backward::{flash_dkv_kernel, flash_dq_kernel};
 
 use crate::HeadLayout;
 use crate::cuda::launch::{THREADS, check_indices, cubes, dense, dense_as, empty};
-use crate::cuda::{Buffer, Runtime, flash as launch_flash};
+use crate::cuda::peaks::wanted;
+use crate::cuda::{Buffer, Peaks, Runtime, flash as launch_flash};
 use tile::{PLANES, TILE, per_lane};
 
 /// Largest head of the general kernels: their tiles must fit into shared memory.
@@ -119,7 +120,7 @@ fn general_forward(call: &Call, x: Operands) -> (Buffer, Buffer) {
     (out, lse)
 }
 
-/// `(out, lse)` of fused rows.
+/// `(out, lse)` of fused rows; the kernels of Hopper leave the peaks of `out` in the slot.
 pub(crate) fn forward(
     qkv: Buffer,
     start: Buffer,
@@ -127,6 +128,7 @@ pub(crate) fn forward(
     sinks: Option<Buffer>,
     heads: HeadLayout,
     scale: f32,
+    peaks: Option<&Peaks>,
 ) -> (Buffer, Buffer) {
     let (qkv, call) = (dense(qkv), Call::new(start, end, sinks, heads, scale));
     check_indices("attention", &[&qkv]);
@@ -136,7 +138,7 @@ pub(crate) fn forward(
     }
     if call.flash(&[&qkv]) {
         return match hopper::applies(&qkv) {
-            true => hopper::forward(&call, &qkv),
+            true => hopper::forward(&call, &qkv, wanted(peaks, &qkv)),
             false => launch_flash::forward(&call, qkv, flash::QUERIES),
         };
     }

@@ -5,7 +5,7 @@ use burn::tensor::{Tensor, TensorPrimitive};
 use super::{gathered, reference};
 use crate::cases::{Check, Fill, Runner};
 use crate::tolerance::Kind;
-use crate::{Fp8, LmBackend, Tracked};
+use crate::{Fp8, Fp8Known, LmBackend, Tracked};
 
 /// One case.
 #[derive(Clone, Debug)]
@@ -93,7 +93,7 @@ fn accumulated<B: LmBackend>(
     let primitive = |tensor: Tensor<B, 3>| tensor.into_primitive().tensor();
     let w = w.into_primitive().tensor();
     let want = Tracked { x: false, weight: true };
-    let (_, saved) = B::lm_linear_fp8_fwd(primitive(x), w.clone(), None, Fp8::default(), want, None);
+    let (_, saved) = B::lm_linear_fp8_fwd(primitive(x), w.clone(), Fp8Known::default(), Fp8::default(), want, None);
     let sum = sum.inner().into_primitive().tensor();
     let grads = B::lm_linear_fp8_bwd(primitive(dy), w, saved, Fp8::default(), want, Some(sum), None);
     let (_, dw64) = reference::backward(dy64, x64, w64, None, dims);

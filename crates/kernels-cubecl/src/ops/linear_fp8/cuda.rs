@@ -11,7 +11,7 @@ use crate::cuda::gemm::{Element, Gemm, Types, gemm_fp8};
 use crate::cuda::launch::{check_indices, dense, dense_as, empty, lanes, owned, row_range, rows, with_last};
 use crate::cuda::peaks::Seen;
 use crate::cuda::{Argument, Buffer, Grid, Peaks, RawKernel, Runtime, has_fp8};
-use crate::fp8::{Format, Fp8, Fp8Gradients, Fp8Saved, fits};
+use crate::fp8::{Format, Fp8, Fp8Gradients, Fp8Known, Fp8Saved, fits};
 use crate::{Tracked, portable};
 
 /// The kernels.
@@ -64,6 +64,8 @@ enum Peak<'a> {
     Before(&'a Buffer, Option<(&'a Buffer, usize)>),
     /// What the kernel that wrote the matrix has seen.
     Gathered(&'a Seen),
+    /// Peaks of parts of the matrix, which came with it.
+    Known(&'a Buffer),
 }
 
 impl<'a> Peak<'a> {
@@ -92,6 +94,7 @@ fn quantise(
         Peak::Now(history) => (empty(matrix, Shape::new([BLOCKS]), DType::F32), matrix, history),
         Peak::Before(own, history) => (own.clone(), matrix, history),
         Peak::Gathered(seen) => (seen.peaks.clone(), &seen.of, None),
+        Peak::Known(peaks) => (peaks.clone(), matrix, None),
     };
     let inverse = empty(matrix, Shape::new([1]), DType::F32);
     let row = history.map(|(history, row)| row_range(history, row, 1));
@@ -161,7 +164,7 @@ fn possible(x: &Buffer, weight: &Buffer) -> bool {
 pub(crate) fn forward<F: FloatElement, I: IntElement, T: BoolElement>(
     x: Buffer,
     weight: Buffer,
-    history: Option<Buffer>,
+    known: Fp8Known<Backend<F, I, T>>,
     mode: Fp8,
     want: Tracked,
     peaks: Option<&Peaks>,
@@ -169,18 +172,24 @@ pub(crate) fn forward<F: FloatElement, I: IntElement, T: BoolElement>(
     const OP: &str = "linear_fp8";
     let seen = peaks.and_then(Peaks::take);
     if !possible(&x, &weight) {
-        return portable::linear_fp8_fwd::<Backend<F, I, T>>(x, weight, history, want);
+        return portable::linear_fp8_fwd::<Backend<F, I, T>>(x, weight, known.history, want);
     }
     // A copy is another matrix.
     let seen = seen.filter(|_| x.is_contiguous());
-    let (x, weight, history) = (dense(x), dense(weight), history.map(|history| dense_as(history, DType::F32)));
+    let history = known.history.map(|history| dense_as(history, DType::F32));
+    let of_weight = known.weight.map(|peaks| dense_as(peaks, DType::F32));
+    let (x, weight) = (dense(x), dense(weight));
     let (m, i) = rows(&x.shape());
     let o = weight.shape()[0];
     let row = |row| history.as_ref().map(|history| (history, row));
     let (x_copies, w_copies) =
         (Copies { by_rows: true, by_columns: want.weight }, Copies { by_rows: true, by_columns: false });
     let x8 = quantise(OP, &x, [m, i], Format::E4m3, Peak::of(seen.as_ref(), row(X)), x_copies);
-    let w8 = quantise(OP, &weight, [o, i], Format::E4m3, Peak::Now(row(WEIGHT)), w_copies);
+    let w_peak = match (&of_weight, row(WEIGHT)) {
+        (Some(peaks), None) => Peak::Known(peaks),
+        (_, history) => Peak::Now(history),
+    };
+    let w8 = quantise(OP, &weight, [o, i], Format::E4m3, w_peak, w_copies);
     let y = empty(&x, with_last(&x.shape(), o), DType::BF16);
     let types = Types { a: Element::E4m3, b: Element::E4m3, c: Element::Bf16, fast_sums: mode.fast_forward };
     if let (Some(a), Some(b)) = (&x8.by_rows, &w8.by_rows) {

@@ -8,8 +8,8 @@ use super::reference;
 use crate::cases::{Fill, Runner, numbers};
 use crate::tolerance::{Kind, Precision, tolerance};
 use crate::{
-    Fp8, Gathered, HeadLayout, LmBackend, Rotation, Spans, add_rms_norm_gathered, attention, linear_fp8_gathered,
-    rms_norm_gathered, rope_qkv_gathered, swiglu_gathered,
+    Fp8, Gathered, HeadLayout, LmBackend, Rotation, Spans, add_rms_norm_gathered, attention_gathered,
+    linear_fp8_gathered, rms_norm_gathered, rope_qkv_gathered, swiglu_gathered,
 };
 
 /// One case.
@@ -42,6 +42,8 @@ pub fn cases() -> Vec<Case> {
 
 /// Heads of the block; a row of queries, keys and values is four heads wide.
 const HEADS: HeadLayout = HeadLayout { n_heads: 2, n_kv_heads: 1, d_head: 16 };
+/// Heads of attention on its own, as the kernels that gather want them.
+const MIXED: HeadLayout = HeadLayout { n_heads: 4, n_kv_heads: 2, d_head: 64 };
 const EPS: f32 = 1e-5;
 
 /// Runs one case: every kernel that fills a slot, then the block.
@@ -55,10 +57,13 @@ pub fn run_case<B: LmBackend>(case: &Case, runner: &mut Runner<B>) {
     }
 }
 
+fn tensor<B: LmBackend>(primitive: FloatTensor<B>) -> Tensor<B, 3> {
+    Tensor::from_primitive(TensorPrimitive::Float(primitive))
+}
+
 /// Compares what is in the slot with the peak of what the kernel wrote; a backend that does not gather leaves nothing.
 fn check<B: LmBackend>(runner: &mut Runner<B>, what: &'static str, written: FloatTensor<B>, slot: &B::Peaks) {
-    let tensor = |primitive| Tensor::<B, 3>::from_primitive(TensorPrimitive::Float(primitive));
-    let written: Vec<f64> = numbers(tensor(written)).into_iter().map(f64::from).collect();
+    let written: Vec<f64> = numbers(tensor::<B>(written)).into_iter().map(f64::from).collect();
     let want = if B::lm_gathers(&runner.device) { vec![reference::peak(&written)] } else { Vec::new() };
     let seen = B::lm_take_peaks(slot).map(|peaks| Tensor::<B, 1>::from_primitive(TensorPrimitive::Float(peaks)));
     let got: Vec<f32> = seen.map(|peaks| numbers(peaks).into_iter().fold(0.0, f32::max)).into_iter().collect();
@@ -78,6 +83,7 @@ fn kernels<B: LmBackend>(case: &Case, runner: &mut Runner<B>) {
     let gamma = || gamma.clone().inner().into_primitive().tensor();
     let (gate_up, dgated) = (raw(5, [b, t, 2 * f], case.fill), raw(6, [b, t, f], Fill::Typical));
     let (qkv, cos) = (raw(7, [b, t, HEADS.width()], case.fill), raw(8, [b, t, HEADS.d_head / 2], Fill::Typical));
+    let qkv_wide = raw(9, [b, t, MIXED.width()], case.fill);
     let slot = B::Peaks::default();
     let (y, rstd) = B::lm_rms_norm_fwd(x.clone(), gamma(), EPS, Some(&slot));
     check(runner, "peak of a norm", y, &slot);
@@ -88,6 +94,17 @@ fn kernels<B: LmBackend>(case: &Case, runner: &mut Runner<B>) {
     let y = B::lm_swiglu(gate_up.clone(), Gathered { forward: Some(slot.clone()), backward: None });
     check(runner, "peak of a gated unit", y, &slot);
     check(runner, "peak of its gradient", B::lm_swiglu_bwd(dgated, gate_up, Some(&slot)), &slot);
+    let [start, end] = [|_: usize| 0, |i| i as i32 + 1]
+        .map(|of: fn(usize) -> i32| runner.ints((0..b * t).map(|i| of(i % t)).collect(), [b, t]).into_primitive());
+    let (mixed, _) = B::lm_attention_fwd(qkv_wide, start, end, None, MIXED, 0.125, Some(&slot));
+    // Not every device that gathers has such a kernel of attention.
+    if let Some(seen) = B::lm_take_peaks(&slot) {
+        let mixed: Vec<f64> = numbers(tensor::<B>(mixed)).into_iter().map(f64::from).collect();
+        let seen = numbers(Tensor::<B, 1>::from_primitive(TensorPrimitive::Float(seen)));
+        let got = [seen.into_iter().fold(0.0, f32::max)];
+        let want = [reference::peak(&mixed)];
+        runner.check_numbers("peak of attention", &got, &want, tolerance(Precision::F32, Kind::Copy));
+    }
     let turned = B::lm_rope_qkv(qkv, cos.clone(), cos, HEADS, Rotation::Backward, Some(&slot));
     check(runner, "peak of a rotation's gradient", turned, &slot);
 }
@@ -117,17 +134,17 @@ fn block<B: LmBackend>(case: &Case, runner: &Runner<B>, slotted: bool) -> Vec<(&
         forward: forward.clone(),
         backward: backward.clone(),
     };
-    let [of_first, of_qkv, of_out, of_second, of_gate_up, of_gated, of_down] = [(); 7].map(|()| slot());
+    let [of_first, of_qkv, of_mixed, of_out, of_second, of_gate_up, of_gated, of_down] = [(); 8].map(|()| slot());
 
     let normed = rms_norm_gathered(x.clone() + residual.clone(), gains[0].clone(), EPS, of_first.as_ref());
-    let qkv = linear_fp8_gathered(normed, qkv_w, mode, pair(&of_first, &of_qkv));
+    let qkv = linear_fp8_gathered(normed, qkv_w, None, mode, pair(&of_first, &of_qkv));
     let qkv = rope_qkv_gathered(qkv, cos, sin, HEADS, of_qkv.as_ref());
-    let mixed = attention(qkv, &spans, None, HEADS, 0.25);
-    let out = linear_fp8_gathered(mixed, out_w, mode, pair(&None, &of_out));
+    let mixed = attention_gathered(qkv, &spans, None, HEADS, 0.25, of_mixed.as_ref());
+    let out = linear_fp8_gathered(mixed, out_w, None, mode, pair(&of_mixed, &of_out));
     let (sum, normed) = add_rms_norm_gathered(out, residual.clone(), gains[1].clone(), EPS, pair(&of_second, &of_out));
-    let gate_up = linear_fp8_gathered(normed, gate_up_w, mode, pair(&of_second, &of_gate_up));
+    let gate_up = linear_fp8_gathered(normed, gate_up_w, None, mode, pair(&of_second, &of_gate_up));
     let gated = swiglu_gathered(gate_up, pair(&of_gated, &of_gate_up));
-    let down = linear_fp8_gathered(gated, down_w, mode, pair(&of_gated, &of_down));
+    let down = linear_fp8_gathered(gated, down_w, None, mode, pair(&of_gated, &of_down));
     let (_, y) = add_rms_norm_gathered(down, sum, gains[2].clone(), EPS, pair(&None, &of_down));
 
     let mut results = vec![("y of a block", numbers(y.clone().inner()))];

@@ -83,6 +83,21 @@ __device__ __forceinline__ void rescale(float (&o)[D / 2], float2 keep) {
     }
 }
 
+// Bits of the largest size of a finite number of the output as it is written.
+__device__ __forceinline__ u32 largest_size(float (&o)[D / 2], float factor0, float factor1) {
+    u32 most = 0;
+    auto look = [&](u32 pair) {
+        u32 size = pair & 0x7fff7fffu;
+        most = __vmaxu2(most, size & __vcmpltu2(size, 0x7f807f80u));
+    };
+#pragma unroll
+    for (int i = 0; i < D / 8; i++) {
+        look(pack(o[4 * i] * factor0, o[4 * i + 1] * factor0));
+        look(pack(o[4 * i + 2] * factor1, o[4 * i + 3] * factor1));
+    }
+    return max(most & 0xffff0000u, most << 16);
+}
+
 // Sum and maximum of one query with its sink; returns the factor of its output.
 __device__ __forceinline__ float finish(float sum, float most, bool sees, float scale, const float* sink, float* lse) {
     sum = sees ? quad_sum(sum) : (quad_sum(sum), 0.f);
@@ -100,7 +115,7 @@ __device__ __forceinline__ float finish(float sum, float most, bool sees, float 
 extern "C" __global__ void __launch_bounds__(WARPGROUP*(GROUPS + 1), 1)
     attention_forward(const __grid_constant__ TensorMap qkv_map, const __grid_constant__ TensorMap out_map, const int* start,
                       const int* end, const float* sinks, float* lse, int b, int t, int n_heads, int n_kv_heads, float scale,
-                      int sunk) {
+                      int sunk, u32* peaks, int n_peaks) {
     extern __shared__ __align__(1024) unsigned char memory[];
     u32 base = (u32)__cvta_generic_to_shared(memory);
     const u32 q_at = base, k_at = q_at + 2 * Q_BYTES, v_at = k_at + STAGES * KV_BYTES;
@@ -191,8 +206,13 @@ extern "C" __global__ void __launch_bounds__(WARPGROUP*(GROUPS + 1), 1)
             float f1 = finish(run.sum1, run.most1, sees1, scale, sink, own_row + 8 < t ? own_lse + 8 : nullptr);
             // All warps of the group are done with its queries.
             named_sync(8 + group, WARPGROUP);
-            if (some) stage_rows<QUERIES>(queries(slot), warp * 16, o, f0, f1);
-            else stage_zeros<QUERIES>(queries(slot), warp * 16);
+            if (some) {
+                stage_rows<QUERIES>(queries(slot), warp * 16, o, f0, f1);
+                if (n_peaks > 0) {
+                    u32 size = __reduce_max_sync(~0u, largest_size(o, f0, f1));
+                    if (lane == 0) atomicMax(peaks + blockIdx.x % n_peaks, size);
+                }
+            } else stage_zeros<QUERIES>(queries(slot), warp * 16);
             fence_async();
             named_sync(8 + group, WARPGROUP);
             if (threadIdx.x % WARPGROUP == 0) {

@@ -8,7 +8,8 @@ use half::bf16;
 
 use super::Call;
 use crate::cuda::launch::empty;
-use crate::cuda::{Argument, Buffer, Grid, RawKernel, capability};
+use crate::cuda::peaks::words;
+use crate::cuda::{Argument, Buffer, Grid, Peaks, RawKernel, capability};
 
 /// Compute capability of the only architecture that has these instructions.
 const HOPPER: i32 = 90;
@@ -86,12 +87,14 @@ fn check(call: &Call, buffers: &[(&Buffer, usize)]) {
     }
 }
 
-/// `(out, lse)` of fused rows.
-pub(super) fn forward(call: &Call, qkv: &Buffer) -> (Buffer, Buffer) {
+/// `(out, lse)` of fused rows, with the peaks of `out` in the slot.
+pub(super) fn forward(call: &Call, qkv: &Buffer, peaks: Option<&Peaks>) -> (Buffer, Buffer) {
     let (heads, b, t) = (call.heads, call.b, call.t);
     let out = empty(qkv, Shape::new([b, t, heads.q_width()]), DType::BF16);
     let lse = empty(qkv, Shape::new([b, heads.n_heads, t]), DType::F32);
     check(call, &[(qkv, b * t * heads.width())]);
+    let gathered = words(peaks, qkv);
+    let n_words = if peaks.is_some() { gathered.shape().num_elements() } else { 0 };
     let own = [
         Argument::Map(qkv, [b, t, heads.width()]),
         Argument::Map(&out, [b, t, heads.q_width()]),
@@ -100,8 +103,12 @@ pub(super) fn forward(call: &Call, qkv: &Buffer) -> (Buffer, Buffer) {
         Argument::Buffer(&call.sinks),
         Argument::Buffer(&lse),
     ];
-    let arguments = [own.as_slice(), &sizes(call), &[Argument::I32(call.sunk.into())]].concat();
+    let rest = [Argument::I32(call.sunk.into()), Argument::Buffer(&gathered), Argument::I32(n_words as i32)];
+    let arguments = [own.as_slice(), &sizes(call), &rest].concat();
     FORWARD.launch("attention", call, staying(call, qkv), &arguments);
+    if let Some(slot) = peaks {
+        slot.leave(out.clone(), gathered);
+    }
     (out, lse)
 }
 
