@@ -16,7 +16,7 @@ struct Arguments {
 
 fn main() -> ExitCode {
     match commands::run(Arguments::parse().command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("moe-agent: {error:#}");
             // Bad usage or input; clap uses the same code.

@@ -3,8 +3,13 @@
 mod harmony;
 mod stream;
 
+use std::process::ExitCode;
+
 use anyhow::Result;
 use clap::Subcommand;
+use moe_agent::stages::{AdapterStage, CoreAgentStage, IpoStage, MergeStage};
+use trainer::StageArgs;
+use trainer::stage::program;
 
 /// What the program can do.
 #[derive(Subcommand)]
@@ -12,11 +17,24 @@ pub(crate) enum Command {
     /// Conversations to tokens of GPT-OSS's chat format and back.
     #[command(subcommand)]
     Harmony(harmony::Command),
+    /// Train the language adapter.
+    Adapter(StageArgs),
+    /// Merge the language adapter into its base and prove it on held-out rows.
+    Merge(StageArgs),
+    /// Fine-tune the merged model on trajectories.
+    CoreAgent(StageArgs),
+    /// Train on preferences between ranked answers.
+    Ipo(StageArgs),
 }
 
-/// Runs one subcommand.
-pub(crate) fn run(command: Command) -> Result<()> {
+/// Runs one subcommand; the stages tell their own errors.
+pub(crate) fn run(command: Command) -> Result<ExitCode> {
+    let done = |()| ExitCode::SUCCESS;
     match command {
-        Command::Harmony(command) => harmony::run(&command),
+        Command::Harmony(command) => harmony::run(&command).map(done),
+        Command::Adapter(args) => Ok(program::<AdapterStage>(&args)),
+        Command::Merge(args) => Ok(program::<MergeStage>(&args)),
+        Command::CoreAgent(args) => Ok(program::<CoreAgentStage>(&args)),
+        Command::Ipo(args) => Ok(program::<IpoStage>(&args)),
     }
 }
