@@ -23,7 +23,7 @@ pub mod stage;
 pub mod state;
 pub mod train;
 
-pub use batch::{BatchSource, EvalSet, MicroBatch, Pair};
+pub use batch::{BatchSource, EvalSet, MicroBatch, Pair, Sample};
 pub use config::TrainConfig;
 pub use error::TrainError;
 pub use stage::StageArgs;

@@ -82,10 +82,14 @@ struct Cli {
 ///
 /// Wrong usage ends the process with code 2, as clap does by itself.
 pub fn main<S: Stage>() -> ExitCode {
+    program::<S>(&Cli::parse().args)
+}
+
+/// The same for a program with several stages, which has parsed the arguments itself.
+pub fn program<S: Stage>(args: &StageArgs) -> ExitCode {
     crate::memory::keep_freed_memory();
-    let args = Cli::parse().args;
     if args.plan {
-        return match plan::<S>(&args) {
+        return match plan::<S>(args) {
             Ok(plan) => {
                 print!("{plan}");
                 ExitCode::from(DONE)
@@ -93,7 +97,7 @@ pub fn main<S: Stage>() -> ExitCode {
             Err(error) => failed::<S>(&error),
         };
     }
-    match execute::<S>(&args) {
+    match execute::<S>(args) {
         Ok(Outcome::Finished) => ExitCode::from(DONE),
         Ok(Outcome::Interrupted | Outcome::StoppedEarly) => {
             eprintln!("{}: stopped on request, everything is saved; continue with --resume", S::NAME);
