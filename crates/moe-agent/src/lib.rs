@@ -3,7 +3,9 @@
 //! A mutation pair is a whole file before and after a fix, with the failing test's own output. Mining the pairs, executed
 //! trajectories, adapters and the reinforcement stages belong to this crate and are not part of it yet.
 
+pub mod grpo;
 mod mutation;
+pub mod rollout;
 
 pub use mutation::{MutationRecord, read_mutations};
 
