@@ -75,28 +75,35 @@ pub(crate) fn command(mut args: Args) -> Result<()> {
         format!("cannot read the model {path}; make it with `model-core init`, or give another with --model DIR")
     })?;
     print!("{}", describe(&model, &stage)?);
-    let program = std::env::current_exe().ok().and_then(|own| Some(own.parent()?.join(program(&table))));
+    let (program, stage) = program(&table);
+    let program = std::env::current_exe().ok().and_then(|own| Some(own.parent()?.join(program)));
     // The program reads models from folders.
     match program.filter(|program| program.is_file() && root.join(&path).is_dir()) {
-        Some(program) => show_device_plan(&program, &root, &config, &path),
+        Some(program) => show_device_plan(&program, stage, &root, &config, &path),
         None => Ok(()),
     }
 }
 
-/// The stage program that a configuration is for, told by the keys that only its stage has.
-fn program(table: &Table) -> &'static str {
+/// The program that a configuration is for and the name of its stage, where the program has several, told by the keys that
+/// only this stage has.
+fn program(table: &Table) -> (&'static str, Option<&'static str>) {
+    let has = |key: &str| table.contains_key(key);
     match () {
-        () if table.contains_key("phase") => "stage-pretrain",
-        () if table.contains_key("adapter") => "stage-lora",
-        () if table.contains_key("beta") => "stage-dpo",
-        () => "stage-sft",
+        () if has("phase") => ("stage-pretrain", None),
+        () if has("adapter_run") => ("moe-agent", Some("core-agent")),
+        () if has("sources") => ("moe-agent", Some("adapter")),
+        () if has("adapter") && has("beta") => ("moe-agent", Some("ipo")),
+        () if has("adapter") => ("stage-lora", None),
+        () if has("beta") => ("stage-dpo", None),
+        () => ("stage-sft", None),
     }
 }
 
 /// Has the stage's program print what a device needs.
-fn show_device_plan(program: &Path, root: &Path, config: &str, model: &str) -> Result<()> {
+fn show_device_plan(program: &Path, stage: Option<&str>, root: &Path, config: &str, model: &str) -> Result<()> {
     let mut command = Command::new(program);
     command
+        .args(stage)
         .args(["--plan", "--config", config, "--set"])
         .arg(format!("model={}", Value::from(model)))
         .current_dir(root);
@@ -343,10 +350,21 @@ recompute = true
         assert_eq!(bytes("precision = 'bf16'"), (2, 10));
         assert_eq!(bytes("precision = 'fp8'\nmoments = '8bit'"), (2, 4));
         assert_eq!(bytes("precision = 'bf16'\nmaster = 'stochastic'\nmoments = '8bit'"), (2, 2));
-        assert_eq!(program(&CONFIG.parse().unwrap()), "stage-pretrain");
-        assert_eq!(program(&"beta = 0.1".parse().unwrap()), "stage-dpo");
-        assert_eq!(program(&"seq_len = 1\n[adapter]".parse().unwrap()), "stage-lora");
-        assert_eq!(program(&"seq_len = 1".parse().unwrap()), "stage-sft");
+    }
+
+    #[test]
+    fn the_keys_tell_the_program() {
+        for (text, want) in [
+            (CONFIG, ("stage-pretrain", None)),
+            ("beta = 0.1", ("stage-dpo", None)),
+            ("seq_len = 1\n[adapter]", ("stage-lora", None)),
+            ("seq_len = 1", ("stage-sft", None)),
+            ("[sources]\n[adapter]", ("moe-agent", Some("adapter"))),
+            ("adapter_run = 'x'\n[sources]", ("moe-agent", Some("core-agent"))),
+            ("beta = 0.1\n[adapter]", ("moe-agent", Some("ipo"))),
+        ] {
+            assert_eq!(program(&text.parse().unwrap()), want, "{text}");
+        }
     }
 
     #[test]

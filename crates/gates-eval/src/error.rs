@@ -12,6 +12,9 @@ pub enum EvalError {
     /// The data.
     #[error(transparent)]
     Data(#[from] data_pipeline::DataError),
+    /// Records that cannot be rendered.
+    #[error(transparent)]
+    Render(#[from] trainer::TrainError),
     /// A report.
     #[error(transparent)]
     Gate(#[from] gates::GateError),

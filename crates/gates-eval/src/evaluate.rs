@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use data_pipeline::RowSet;
-use data_pipeline::records::{read_preferences, read_sft};
+use data_pipeline::records::read_sft;
 use gates::{EvalReport, Metric, artifact};
 use kernels_cubecl::LmBackend;
 use model_core::{Decoder, Tokenizer};
@@ -51,7 +51,7 @@ fn run_task<B: LmBackend>(
     match (task.kind, &task.repetition) {
         (Kind::Text, _) => tasks::text::run(name, &RowSet::open(&data)?, tokenizer, &scorer, settings),
         (Kind::Answers, _) => tasks::answers::run(name, &read_sft(&data)?, tokenizer, &scorer),
-        (Kind::Preferences, _) => tasks::preferences::run(name, &read_preferences(&data)?, tokenizer, &scorer),
+        (Kind::Preferences, _) => tasks::preferences::run(name, &data, tokenizer, &scorer),
         (Kind::Repetition, Some(how)) => {
             tasks::repetition::run(name, &RowSet::open(&data)?, tokenizer, model, how, settings)
         }

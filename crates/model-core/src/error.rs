@@ -491,6 +491,25 @@ pub enum ModelError {
         /// Hash of the weights it was to be put on.
         actual: String,
     },
+    /// An adapter that does not say which base model it was trained on.
+    #[error(
+        "adapter {path}: expected a record of the base model's hash, got none; give --unrecorded-base if you know that it is {model}",
+        path = path.display(), model = model.display()
+    )]
+    AdapterUnrecorded {
+        /// The adapter folder.
+        path: PathBuf,
+        /// The base that it was to be merged into.
+        model: PathBuf,
+    },
+    /// A merge report that is not what it should be.
+    #[error("{path}: expected the report of a merge, got {got}; merge again with this build", path = path.display())]
+    MergeFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        got: String,
+    },
     /// Adapter parameters that training does not reach, or base weights that it does.
     #[error(
         "adapter training: {expected}, got {n_leaves} that do not: {names}; the adapter is attached but does not train, check its targets and the graph"

@@ -1,11 +1,12 @@
-//! The Rust-agent line: today, the record format of its mutation pairs; the program `moe-agent` has the chat format.
+//! The Rust-agent line: the record format of its mutation pairs and its training stages; the program `moe-agent` has the chat
+//! format and runs the stages.
 //!
-//! A mutation pair is a whole file before and after a fix, with the failing test's own output. Mining the pairs, executed
-//! trajectories, adapters and the reinforcement stages belong to this crate and are not part of it yet.
+//! A mutation pair is a whole file before and after a fix, with the failing test's own output.
 
 pub mod grpo;
 mod mutation;
 pub mod rollout;
+pub mod stages;
 
 pub use mutation::{MutationRecord, read_mutations};
 

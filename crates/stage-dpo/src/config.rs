@@ -7,6 +7,7 @@ use trainer::config::{is_default, require};
 use trainer::lineage::EntryGate;
 use trainer::objective::{Preference, PreferenceLoss, RouterWeights};
 use trainer::render::ChatKeys;
+use trainer::tune::Tuning;
 use trainer::{TrainConfig, TrainError};
 
 /// Configuration of a preference run.
@@ -45,6 +46,12 @@ impl DpoConfig {
     /// The objective.
     pub fn objective(&self) -> Preference {
         Preference { loss: self.loss, beta: self.beta, router: self.router }
+    }
+
+    /// The stage as the trainer runs it.
+    pub(crate) fn tuning(&self, name: &'static str) -> Tuning<'_> {
+        let gate = Some(&self.gate);
+        Tuning { name, dir: &self.dir, model_dir: &self.model, gate, adapter: None, train: &self.train }
     }
 
     /// Checks across keys.

@@ -1,16 +1,15 @@
 //! Keys of the adapter stage.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use model_core::LoraConfig;
 use model_core::hf::PackedExperts;
 use serde::{Deserialize, Serialize};
+use trainer::adapter::{AdapterKeys, check_merge_bound};
 use trainer::config::{is_default, require};
 use trainer::lineage::EntryGate;
-use trainer::memory::AdapterWorkload;
-use trainer::objective::RouterWeights;
+use trainer::objective::{NextToken, RouterWeights};
 use trainer::render::ChatKeys;
+use trainer::tune::{AdapterTuning, Tuning};
 use trainer::{TrainConfig, TrainError};
 
 /// Configuration of an adapter run.
@@ -54,34 +53,23 @@ pub struct LoraStageConfig {
     pub train: TrainConfig,
 }
 
-/// The adapter's own keys.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AdapterKeys {
-    /// Rank.
-    pub r: usize,
-    /// Scale numerator.
-    pub alpha: f32,
-    /// Dropout on the adapter's input.
-    pub dropout: f32,
-    /// Whether the scale divides by the root of the rank instead of the rank.
-    pub rslora: bool,
-    /// Projections, or `all-linear`.
-    pub targets: Vec<String>,
-    /// Other ranks of some projections, by name; the scale of each divides by its own rank.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub rank_pattern: BTreeMap<String, usize>,
-    /// Whether the rank of experts is `r` divided by their number, and at least 1.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub divide_by_experts: bool,
-}
-
 impl LoraStageConfig {
-    /// The adapter, whose settings follow from the model.
-    pub fn workload(&self) -> AdapterWorkload {
-        let AdapterKeys { r, alpha, dropout, rslora, targets, rank_pattern, divide_by_experts } = self.adapter.clone();
-        let lora = LoraConfig { r, alpha, dropout, rslora, targets, rank_pattern };
-        AdapterWorkload { lora, divide_by_experts, packed_experts: self.packed_experts }
+    /// The objective.
+    pub(crate) fn objective(&self) -> NextToken {
+        NextToken { z_loss: self.z_loss, router: self.router }
+    }
+
+    /// The stage as the trainer runs it.
+    pub(crate) fn tuning(&self, name: &'static str) -> Tuning<'_> {
+        let workload = self.adapter.workload(self.packed_experts);
+        Tuning {
+            name,
+            dir: &self.dir,
+            model_dir: &self.model,
+            gate: Some(&self.gate),
+            adapter: Some(AdapterTuning { workload, merge_max_diff: self.merge_max_diff }),
+            train: &self.train,
+        }
     }
 
     /// Checks across keys.
@@ -91,19 +79,13 @@ impl LoraStageConfig {
     pub fn check(&self) -> Result<(), TrainError> {
         self.train.check()?;
         self.train.rows(self.seq_len)?;
-        self.workload().lora.check()?;
+        self.adapter.workload(self.packed_experts).lora.check()?;
         let share = self.domain_share;
         require(share > 0.0 && share <= 1.0, || {
             format!("key `domain_share`: expected a number in (0, 1], got {share}")
         })?;
-        let bound = self.merge_max_diff;
-        require(bound > 0.0 && bound.is_finite(), || {
-            format!("key `merge_max_diff`: expected a finite number above 0, got {bound}")
-        })?;
-        require(self.z_loss.is_finite() && self.z_loss >= 0.0, || {
-            format!("key `z_loss`: expected a finite number of at least 0, got {}", self.z_loss)
-        })?;
-        self.router.check()?;
+        check_merge_bound(self.merge_max_diff)?;
+        self.objective().check()?;
         require(self.eval_batch > 0, || "key `eval_batch`: expected at least 1, got 0".into())
     }
 }

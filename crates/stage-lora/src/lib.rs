@@ -1,9 +1,7 @@
 //! Domain adaptation by a low-rank adapter: domain rows with a share of general ones, adapter and merged model out.
 
 mod config;
-mod mix;
 mod run;
 
 pub use config::LoraStageConfig;
-pub use mix::MixedSource;
 pub use run::LoraStage;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use trainer::config::{is_default, require};
-use trainer::objective::RouterWeights;
+use trainer::objective::{NextToken, RouterWeights};
 use trainer::{TrainConfig, TrainError};
 
 /// Configuration of a pretraining run.
@@ -45,16 +45,18 @@ pub struct Phase {
 }
 
 impl PretrainConfig {
+    /// The objective.
+    pub(crate) fn objective(&self) -> NextToken {
+        NextToken { z_loss: self.z_loss, router: self.router }
+    }
+
     /// Checks across keys.
     ///
     /// # Errors
     /// The first key that is out of range.
     pub fn check(&self) -> Result<(), TrainError> {
         self.train.check()?;
-        require(self.z_loss.is_finite() && self.z_loss >= 0.0, || {
-            format!("key `z_loss`: expected a finite number of at least 0, got {}", self.z_loss)
-        })?;
-        self.router.check()?;
+        self.objective().check()?;
         require(!self.phase.is_empty(), || "key `phase`: expected at least one phase, got none".into())?;
         let steps: Vec<u64> = self.phase.iter().map(|phase| phase.until_step).collect();
         require(steps.is_sorted_by(|a, b| a < b), || {

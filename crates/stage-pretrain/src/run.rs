@@ -12,7 +12,6 @@ use trainer::checkpoint::ModelFiles;
 use trainer::config::Arithmetic;
 use trainer::lineage::Input;
 use trainer::memory::{Head, Workload};
-use trainer::objective::NextToken;
 use trainer::run::{StagePlan, run_stage, tokenizer_hash};
 use trainer::stage::Stage;
 use trainer::{EvalSet, Outcome, StageArgs, TrainError};
@@ -69,7 +68,7 @@ impl Stage for Pretrain {
             inputs,
             model,
             files: ModelFiles::Full,
-            objective: &NextToken { z_loss: config.z_loss, router: config.router },
+            objective: &config.objective(),
             source,
             eval,
             after: None,

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use trainer::config::{is_default, require};
 use trainer::lineage::EntryGate;
-use trainer::objective::RouterWeights;
+use trainer::objective::{NextToken, RouterWeights};
 use trainer::render::ChatKeys;
+use trainer::tune::Tuning;
 use trainer::{TrainConfig, TrainError};
 
 /// Configuration of a supervised fine-tuning run.
@@ -40,6 +41,17 @@ pub struct SftConfig {
 }
 
 impl SftConfig {
+    /// The objective.
+    pub(crate) fn objective(&self) -> NextToken {
+        NextToken { z_loss: self.z_loss, router: self.router }
+    }
+
+    /// The stage as the trainer runs it.
+    pub(crate) fn tuning(&self, name: &'static str) -> Tuning<'_> {
+        let gate = Some(&self.gate);
+        Tuning { name, dir: &self.dir, model_dir: &self.model, gate, adapter: None, train: &self.train }
+    }
+
     /// Checks across keys.
     ///
     /// # Errors
@@ -47,10 +59,7 @@ impl SftConfig {
     pub fn check(&self) -> Result<(), TrainError> {
         self.train.check()?;
         self.train.rows(self.seq_len)?;
-        require(self.z_loss.is_finite() && self.z_loss >= 0.0, || {
-            format!("key `z_loss`: expected a finite number of at least 0, got {}", self.z_loss)
-        })?;
-        self.router.check()?;
+        self.objective().check()?;
         require(self.eval_batch > 0, || "key `eval_batch`: expected at least 1, got 0".into())
     }
 }

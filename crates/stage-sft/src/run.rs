@@ -1,19 +1,17 @@
 //! Data and objective of supervised fine-tuning.
 
-use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use kernels_cubecl::LmBackend;
-use model_core::{Decoder, Tokenizer};
+use model_core::Tokenizer;
 use trainer::batch::{PhaseRows, RowSource, check_vocab};
-use trainer::checkpoint::ModelFiles;
 use trainer::config::Arithmetic;
 use trainer::lineage::Input;
 use trainer::memory::{Head, Workload};
-use trainer::objective::NextToken;
-use trainer::render::ChatRenderer;
-use trainer::run::{StagePlan, run_stage};
+use trainer::render::{ChatRenderer, ChatRows};
 use trainer::stage::Stage;
+use trainer::tune::TuningData;
 use trainer::{EvalSet, Outcome, StageArgs, TrainError};
 
 use crate::SftConfig;
@@ -35,47 +33,35 @@ impl Stage for Sft {
     }
 
     fn workload(config: &SftConfig) -> Option<Workload> {
-        Some(Workload {
-            model_dir: config.model.clone(),
-            train: config.train.clone(),
-            head: Head::CrossEntropy,
-            adapter: None,
-        })
+        Some(config.tuning(Self::NAME).workload(Head::CrossEntropy))
     }
 
     fn run<B: LmBackend>(config: SftConfig, args: &StageArgs, device: &B::Device) -> Result<Outcome, TrainError> {
-        let model = Decoder::<B>::load(&config.model, device)?;
+        let tuning = config.tuning(Self::NAME);
+        let model = tuning.load::<B>(device)?;
         let tokenizer = Tokenizer::load(&config.model)?;
         let renderer = ChatRenderer::new(&config.chat, &tokenizer, &model.config)?;
-        let train_rows = renderer.conversations(&config.data, config.seq_len)?;
-        let eval_rows = renderer.conversations(&config.eval_data, config.seq_len)?;
-        for (what, rows) in [(&config.data, &train_rows), (&config.eval_data, &eval_rows)] {
-            check_vocab(&what.display().to_string(), &rows.rows, &model.config)?;
-        }
-        let inputs = BTreeMap::from([
+        let read = |path: &Path| -> Result<ChatRows, TrainError> {
+            let rows = renderer.conversations(path, config.seq_len)?;
+            check_vocab(&path.display().to_string(), &rows.rows, &model.config)?;
+            Ok(rows)
+        };
+        let (train_rows, eval_rows) = (read(&config.data)?, read(&config.eval_data)?);
+        let inputs = [
             ("conversations".to_owned(), Input::tree(&config.data)?),
             ("eval".to_owned(), Input::tree(&config.eval_data)?),
-        ]);
+        ];
         let phase = PhaseRows {
             until_step: config.train.max_steps,
             rows: Arc::new(train_rows.rows),
             fingerprint: train_rows.fingerprint,
         };
-        let plan = StagePlan {
-            name: Self::NAME,
-            dir: config.dir.clone(),
-            config: &config,
-            train: &config.train,
-            model_dir: config.model.clone(),
-            gate: Some(config.gate.clone()),
-            inputs,
-            model,
-            files: ModelFiles::Full,
-            objective: &NextToken { z_loss: config.z_loss, router: config.router },
+        let data = TuningData {
             source: Box::new(RowSource::new(vec![phase], &config.train)?),
             eval: EvalSet::new(&eval_rows.rows, config.eval_batch, None)?,
-            after: None,
+            heldout: eval_rows.rows,
+            inputs: inputs.into(),
         };
-        run_stage(plan, args, device)
+        tuning.run(&config, model, data, &config.objective(), args, device)
     }
 }

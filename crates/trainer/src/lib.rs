@@ -3,6 +3,7 @@
 //! A stage supplies an [`objective::Objective`], a [`batch::BatchSource`] and a configuration with a [`TrainConfig`]
 //! inside; [`run::run_stage`] does the rest. The loop itself is [`train::train`].
 
+pub mod adapter;
 pub mod batch;
 pub mod checkpoint;
 pub mod config;
@@ -10,10 +11,12 @@ mod error;
 pub mod lineage;
 mod liveness;
 pub mod memory;
+pub mod mix;
 mod numbers;
 pub mod objective;
 pub mod observe;
 pub mod optim;
+pub mod pairs;
 pub mod render;
 pub mod run;
 pub mod scaling;
@@ -21,7 +24,9 @@ pub mod schedule;
 pub mod signals;
 pub mod stage;
 pub mod state;
+pub mod text;
 pub mod train;
+pub mod tune;
 
 pub use batch::{BatchSource, EvalSet, MicroBatch, Pair, Sample};
 pub use config::TrainConfig;

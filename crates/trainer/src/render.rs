@@ -163,6 +163,11 @@ impl<'a> ChatRenderer<'a> {
         Ok(Self { style, tokenizer })
     }
 
+    /// Whether records are Harmony's.
+    pub fn is_harmony(&self) -> bool {
+        matches!(self.style, Style::Harmony(_))
+    }
+
     /// Reads conversations, renders them and packs them whole into rows of `seq_len` tokens, each a segment of its own;
     /// in Harmony each turn of the model is one.
     ///

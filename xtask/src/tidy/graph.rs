@@ -27,7 +27,7 @@ const EDGES: [(&str, &[&str]); 15] = [
     ("stage-lora", STAGE),
     ("gates-eval", STAGE),
     ("eval-rust", &["gates"]),
-    ("moe-agent", &["kernels-cubecl", "model-core", "trainer", "data-pipeline", "eval-rust", "gates"]),
+    ("moe-agent", &["kernels-cubecl", "model-core", "trainer", "data-pipeline", "gates", "eval-rust"]),
     ("xtask", &["gates"]),
     ("e2e", ANYTHING),
     ("perf", ANYTHING),

@@ -3,15 +3,31 @@
 use std::path::Path;
 
 use burn::tensor::backend::BackendTypes;
+use data_pipeline::tokenizer::HARMONY_TOKENS;
 use data_pipeline::{PADDING_SEGMENT, RowSet, ShardMeta, TokenRow, write_rows};
 use kernels_cubecl::Cpu;
-use model_core::{Decoder, ModelConfig, Tokenizer};
+use model_core::{Decoder, Experts, Family, GptOss, ModelConfig, Tokenizer};
 
 /// One block with untrained weights, and its device.
 pub(crate) fn tiny() -> (Decoder<Cpu>, <Cpu as BackendTypes>::Device) {
     let device = Default::default();
     let config = ModelConfig { max_seq_len: 128, init_std: 0.2, ..ModelConfig::from_depth(1, 260) };
     (Decoder::init(&config, 3, &device), device)
+}
+
+/// One block with experts.
+pub(crate) fn tiny_gpt_oss() -> (Decoder<Cpu>, <Cpu as BackendTypes>::Device) {
+    let device = Default::default();
+    let experts = Experts { n: 2, top_k: 1, limit: 7.0, alpha: 1.702, balance_coef: 0.0 };
+    let family = Family::GptOss(GptOss { window: 8, sliding: vec![true], experts });
+    let n = 256 + HARMONY_TOKENS.len();
+    let config = ModelConfig { family, max_seq_len: 128, init_std: 0.2, ..ModelConfig::from_depth(1, n) };
+    (Decoder::init(&config, 3, &device), device)
+}
+
+/// One token per byte, and the control tokens of Harmony.
+pub(crate) fn harmony_tokenizer() -> Tokenizer {
+    bytes_with(&HARMONY_TOKENS)
 }
 
 /// One token per byte, and the control tokens of ChatML.

@@ -14,6 +14,7 @@ use crate::error::ModelError;
 use crate::layers::{ExpertLinear, ExpertLora, Linear, Lora};
 use crate::random::Stream;
 
+mod folder;
 mod liveness;
 mod merge;
 mod peft;
@@ -21,6 +22,10 @@ mod peft_tensor;
 mod repack;
 mod weights_hash;
 
+pub use folder::{
+    Heldout, MERGE_FILE, MergeInput, MergeLineage, MergeLosses, MergeSettings, MergedModel, adapter_hash, hash_file,
+    loss_sum,
+};
 pub use liveness::{GradientNorms, check_liveness};
 pub use merge::{MergeBounds, MergeReport, merge_check};
 pub use peft::PeftAdapter;

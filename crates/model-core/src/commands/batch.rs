@@ -3,8 +3,6 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use burn::tensor::{Int, Tensor, TensorData};
-use kernels_cubecl::{LmBackend, linear_cross_entropy};
 use model_core::hf::TensorFile;
 use model_core::rows::PADDING;
 use model_core::{ModelConfig, ModelError, Rows};
@@ -91,26 +89,8 @@ impl Batch {
     }
 }
 
-/// Summed over the labelled tokens, and how many those are; a token predicts the label after it.
-pub(super) fn loss_sum<B: LmBackend>(
-    hidden: Tensor<B, 3>,
-    head: Tensor<B, 2>,
-    rows: &Rows,
-    labels: &[i64],
-    device: &B::Device,
-) -> (Tensor<B, 1>, usize) {
-    let targets = shifted(labels, rows.seq_len);
-    let n_labelled = targets.iter().filter(|t| i64::from(**t) != IGNORED).count();
-    let [b, t, d] = hidden.dims();
-    let m = b * t;
-    let targets = Tensor::<B, 1, Int>::from_data(TensorData::new(targets, [m]), device);
-    let weights = Tensor::<B, 1>::ones([m], device);
-    let sum = linear_cross_entropy(hidden.reshape([m, d]), head, targets, weights, 0.0).loss;
-    (sum, n_labelled)
-}
-
 /// The label that each position predicts; the last one of a row predicts nothing.
-fn shifted(labels: &[i64], seq_len: usize) -> Vec<i32> {
+pub(super) fn shifted(labels: &[i64], seq_len: usize) -> Vec<i32> {
     let row = |row: &[i64]| -> Vec<i32> { row[1..].iter().chain(&[IGNORED]).map(|label| *label as i32).collect() };
     labels.chunks(seq_len).flat_map(row).collect()
 }

@@ -7,14 +7,14 @@ use anyhow::{Result, ensure};
 use burn::backend::Autodiff;
 use burn::tensor::Tensor;
 use kernels_cubecl::{DeviceChoice, Gradients, Leaf, LmBackend, Precision, linear, on_device};
-use model_core::adapter::{PeftTensor, weights_hash};
+use model_core::adapter::{PeftTensor, loss_sum, weights_hash};
 use model_core::hf::names::leaf_values;
 use model_core::hf::tensor_file::Values;
 use model_core::hf::{FloatType, LeafMap, LoadOptions, PackedExperts, leaf_map, split_leaf, write_tensors};
 use model_core::router::RouterLosses;
 use model_core::{Decoder, ModelError, NamedLeaf, Replay, Routing, Rows};
 
-use super::batch::{Batch, loss_sum};
+use super::batch::{Batch, shifted};
 
 /// Arguments of `forward`.
 #[derive(clap::Args)]
@@ -164,7 +164,7 @@ fn mean_loss<B: LmBackend>(
     labels: &[i64],
     device: &B::Device,
 ) -> Tensor<B, 1> {
-    let (sum, n_labelled) = loss_sum(hidden, head, rows, labels, device);
+    let (sum, n_labelled) = loss_sum(hidden, head, &shifted(labels, rows.seq_len), device);
     sum / n_labelled.max(1) as f32
 }
 

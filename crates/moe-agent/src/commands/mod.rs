@@ -11,6 +11,9 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Subcommand;
+use moe_agent::stages::{AdapterStage, CoreAgentStage, IpoStage, MergeStage};
+use trainer::StageArgs;
+use trainer::stage::program;
 
 /// What the program can do.
 #[derive(Subcommand)]
@@ -18,21 +21,33 @@ pub(crate) enum Command {
     /// Conversations to tokens of GPT-OSS's chat format and back.
     #[command(subcommand)]
     Harmony(harmony::Command),
+    /// Train the language adapter.
+    Adapter(StageArgs),
+    /// Merge the language adapter into its base and prove it on held-out rows.
+    Merge(StageArgs),
+    /// Fine-tune the merged model on trajectories.
+    CoreAgent(StageArgs),
+    /// Train on preferences between ranked answers.
+    Ipo(StageArgs),
     /// Have a model try tasks; candidates for the judge come out.
     Solve(solve::Arguments),
     /// Have a model try tasks at four temperatures; pairs of answers for preference training come out.
     Rank(rank::Arguments),
     /// Train a model by the rewards that the judge gives its own tries.
-    Grpo(trainer::StageArgs),
+    Grpo(StageArgs),
 }
 
-/// Runs one subcommand.
+/// Runs one subcommand; the stages tell their own errors.
 pub(crate) fn run(command: Command) -> Result<ExitCode> {
+    let done = |()| ExitCode::SUCCESS;
     match command {
-        Command::Harmony(command) => harmony::run(&command)?,
-        Command::Solve(arguments) => solve::run(&arguments)?,
-        Command::Rank(arguments) => rank::run(&arguments)?,
-        Command::Grpo(args) => return Ok(trainer::stage::program::<grpo::Grpo>(&args)),
+        Command::Harmony(command) => harmony::run(&command).map(done),
+        Command::Adapter(args) => Ok(program::<AdapterStage>(&args)),
+        Command::Merge(args) => Ok(program::<MergeStage>(&args)),
+        Command::CoreAgent(args) => Ok(program::<CoreAgentStage>(&args)),
+        Command::Ipo(args) => Ok(program::<IpoStage>(&args)),
+        Command::Solve(arguments) => solve::run(&arguments).map(done),
+        Command::Rank(arguments) => rank::run(&arguments).map(done),
+        Command::Grpo(args) => Ok(program::<grpo::Grpo>(&args)),
     }
-    Ok(ExitCode::SUCCESS)
 }

@@ -10,6 +10,7 @@ use model_core::{Decoder, Replay};
 
 use super::router::{self, RouterWeights};
 use super::{LossSum, MetricSum, Objective, float_tensor, hidden_md, hidden_routed, int_tensor, to_host};
+use crate::config::require;
 use crate::{MicroBatch, TrainError};
 
 /// The objective of pretraining, SFT and LoRA.
@@ -19,6 +20,19 @@ pub struct NextToken {
     pub z_loss: f32,
     /// Weights of the routers' losses.
     pub router: RouterWeights,
+}
+
+impl NextToken {
+    /// Checks the numbers.
+    ///
+    /// # Errors
+    /// The first key out of range.
+    pub fn check(&self) -> Result<(), TrainError> {
+        require(self.z_loss.is_finite() && self.z_loss >= 0.0, || {
+            format!("key `z_loss`: expected a finite number of at least 0, got {}", self.z_loss)
+        })?;
+        self.router.check()
+    }
 }
 
 impl<B: LmBackend> Objective<B> for NextToken {

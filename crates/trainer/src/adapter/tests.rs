@@ -7,10 +7,9 @@ use tempfile::TempDir;
 
 use super::*;
 
-/// A model folder of a tiny mixture of experts, an adapter on it as a checkpoint has it, and the configuration.
+/// A model folder of a tiny mixture of experts, and an adapter on it as a checkpoint has it.
 struct Lab {
     dir: TempDir,
-    config: LoraStageConfig,
     lora: LoraConfig,
     base: Decoder<Cpu>,
     base_hash: String,
@@ -27,21 +26,18 @@ impl Lab {
         std::fs::create_dir_all(root.join("model")).unwrap();
         base.save(&root.join("model"), 1 << 30).unwrap();
         std::fs::write(root.join("model/tokenizer.json"), "{}").unwrap();
-        let text = format!(
-            "dir = {dir:?}\nmodel = {model:?}\ndomain = 'x'\ngeneral = 'x'\neval_data = 'x'\nseq_len = 8\ndomain_share = 1.0\n\
-             eval_batch = 1\nmerge_max_diff = 1e-3\nz_loss = 0.0\n[gate]\ntransition = 'a-to-b'\nreceipt = 'x'\n[adapter]\n\
-             r = 4\nalpha = 8.0\ndropout = 0.0\nrslora = false\ntargets = ['q_proj', 'mlp.experts.down_proj']\n\
-             rank_pattern = {{ 'down_proj' = 2 }}\n[train]\n{train}",
-            dir = root.display().to_string(),
-            model = root.join("model").display().to_string(),
-            train = include_str!("../../tests/train.toml"),
-        );
-        std::fs::write(root.join("lora.toml"), text).unwrap();
-        let config: LoraStageConfig = trainer::config::load(&root.join("lora.toml"), &[]).unwrap();
-        config.check().unwrap();
-        let lora = config.workload().lora_for(&base.config).unwrap();
-        let base_hash = weights_hash(&config.model).unwrap();
-        let lab = Self { dir, config, lora, base, base_hash };
+        let keys = AdapterKeys {
+            r: 4,
+            alpha: 8.0,
+            dropout: 0.0,
+            rslora: false,
+            targets: ["q_proj", "mlp.experts.down_proj"].map(str::to_owned).into(),
+            rank_pattern: [("down_proj".to_owned(), 2)].into(),
+            divide_by_experts: false,
+        };
+        let lora = keys.workload(PackedExperts::default()).lora_for(&base.config).unwrap();
+        let base_hash = weights_hash(&root.join("model")).unwrap();
+        let lab = Self { dir, lora, base, base_hash };
         let mut adapted = lab.base.clone();
         adapted.attach_lora(&lab.lora, 1).unwrap();
         for (_, moe) in adapted.mixtures_mut() {
@@ -60,7 +56,16 @@ impl Lab {
     fn outputs(&self, base_hash: &str) -> Result<PathBuf, TrainError> {
         let mut row = TokenRow { ids: (1..9).collect(), segments: vec![0; 8], weights: vec![1.0; 8] };
         (row.weights[0], row.weights[7], row.segments[7]) = (0.0, 0.0, PADDING_SEGMENT);
-        outputs(&self.config, &self.lora, self.base.clone(), base_hash, &[row], &self.checkpoint())
+        let (root, model_dir, heldout) = (self.dir.path(), self.dir.path().join("model"), [row]);
+        let to = Publish {
+            stage: "lora",
+            dir: root,
+            model_dir: &model_dir,
+            arithmetic: Arithmetic::F32,
+            merge_max_diff: 1e-3,
+            heldout: &heldout,
+        };
+        outputs(&self.lora, self.base.clone(), base_hash, to, &self.checkpoint())
     }
 
     /// Changes the adapter's configuration, which then does not describe its tensors.
@@ -97,13 +102,13 @@ fn s27_a_merge_never_passes_by_what_lies_on_disk() {
     ] {
         let lab = Lab::new();
         lab.outputs(&lab.base_hash).unwrap();
-        let stale = std::fs::read(lab.config.dir.join("merged/model.safetensors")).unwrap();
+        let stale = std::fs::read(lab.dir.path().join("merged/model.safetensors")).unwrap();
         lab.edit(from, to);
         let error = lab.outputs(&lab.base_hash).unwrap_err().to_string();
         assert!(error.contains(what), "{from} to {to}: {error}");
         // The folder of an earlier merge is not touched, and no result.
-        assert_eq!(std::fs::read(lab.config.dir.join("merged/model.safetensors")).unwrap(), stale);
-        assert!(!lab.config.dir.join("final").exists());
+        assert_eq!(std::fs::read(lab.dir.path().join("merged/model.safetensors")).unwrap(), stale);
+        assert!(!lab.dir.path().join("final").exists());
     }
     let lab = Lab::new();
     lab.outputs(&lab.base_hash).unwrap();

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use kernels_cubecl::LmBackend;
 use model_core::Decoder;
 use serde::{Deserialize, Serialize};
-use trainer::TrainError;
-use trainer::objective::reference_logprobs;
 
-use crate::pairs::PairRows;
+use super::PairRows;
+use crate::TrainError;
+use crate::objective::reference_logprobs;
 
 /// Largest reference file.
 const MAX_BYTES: u64 = 1 << 30;
@@ -39,7 +39,7 @@ fn path_of(dir: &Path, model_hash: &str, rows: &PairRows) -> PathBuf {
 ///
 /// # Errors
 /// When the artifact is damaged or cannot be written, or a value is not finite.
-pub(crate) fn reference<B: LmBackend>(
+pub(super) fn reference<B: LmBackend>(
     dir: &Path,
     model_hash: &str,
     model: &Decoder<B>,

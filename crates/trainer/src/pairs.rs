@@ -5,38 +5,48 @@ use std::path::Path;
 use std::sync::Arc;
 
 use data_pipeline::{Order, Overlong, PADDING_SEGMENT, Sequence, TokenRow, pack_best_fit};
-use trainer::render::ChatRenderer;
-use trainer::{BatchSource, MicroBatch, Pair, TrainConfig, TrainError};
+use kernels_cubecl::LmBackend;
+use model_core::{Decoder, Tokenizer};
+
+use crate::batch::check_vocab;
+use crate::lineage::Input;
+use crate::render::{ChatKeys, ChatRenderer};
+use crate::tune::TuningData;
+use crate::{BatchSource, EvalSet, MicroBatch, Pair, TrainConfig, TrainError};
+
+mod reference;
+
+use reference::reference;
 
 /// A pair inside a row: token ranges, and the number of its record.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct PairInRow {
+pub struct PairInRow {
     /// Prompt and chosen answer.
-    pub(crate) chosen: Range<usize>,
+    pub chosen: Range<usize>,
     /// Prompt and rejected answer.
-    pub(crate) rejected: Range<usize>,
+    pub rejected: Range<usize>,
     /// Number of the record, which is the place of its reference values.
-    pub(crate) record: usize,
+    pub record: usize,
 }
 
 /// A row and the pairs in it.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct PairRow {
+pub struct PairRow {
     /// Tokens.
-    pub(crate) row: TokenRow,
+    pub row: TokenRow,
     /// Pairs.
-    pub(crate) pairs: Vec<PairInRow>,
+    pub pairs: Vec<PairInRow>,
 }
 
 /// All pairs of a file, packed.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct PairRows {
+pub struct PairRows {
     /// Rows.
-    pub(crate) rows: Vec<PairRow>,
+    pub rows: Vec<PairRow>,
     /// Number of records.
-    pub(crate) n_records: usize,
+    pub n_records: usize,
     /// Hash over records, tokenizer, format and row length.
-    pub(crate) fingerprint: String,
+    pub fingerprint: String,
 }
 
 impl PairRows {
@@ -44,7 +54,7 @@ impl PairRows {
     ///
     /// # Errors
     /// A record that cannot be read or rendered, or whose two answers do not fit one row, by file and number.
-    pub(crate) fn read(path: &Path, seq_len: usize, renderer: &ChatRenderer<'_>) -> Result<Self, TrainError> {
+    pub fn read(path: &Path, seq_len: usize, renderer: &ChatRenderer<'_>) -> Result<Self, TrainError> {
         let sides = renderer.pairs(path, seq_len)?;
         let lengths: Vec<usize> = sides.iter().map(|pair| pair.iter().map(|side| side.ids.len()).sum()).collect();
         let pad = renderer.pad_id()?;
@@ -58,7 +68,7 @@ impl PairRows {
     ///
     /// # Errors
     /// As [`MicroBatch::new`].
-    pub(crate) fn batch(&self, which: &[usize], reference: Option<&[[f32; 2]]>) -> Result<MicroBatch, TrainError> {
+    pub fn batch(&self, which: &[usize], reference: Option<&[[f32; 2]]>) -> Result<MicroBatch, TrainError> {
         let rows: Vec<&PairRow> = which.iter().map(|&i| &self.rows[i]).collect();
         let mut batch = MicroBatch::new(&rows.iter().map(|pair_row| &pair_row.row).collect::<Vec<_>>())?;
         for (at, pair_row) in rows.iter().enumerate() {
@@ -95,8 +105,66 @@ fn fill_row(records: &[usize], sides: &[[Sequence; 2]], seq_len: usize, pad: u32
     PairRow { row, pairs }
 }
 
+/// Where the preference records of a stage are, and how they become rows.
+#[derive(Clone, Copy, Debug)]
+pub struct PairFiles<'a> {
+    /// Records to train on.
+    pub data: &'a Path,
+    /// Held-out records.
+    pub eval_data: &'a Path,
+    /// How they are written as tokens.
+    pub chat: &'a ChatKeys,
+    /// Row length; both answers of a pair stand in one row.
+    pub seq_len: usize,
+    /// Rows of one batch of the evaluation and of the reference pass.
+    pub eval_batch: usize,
+}
+
+impl PairFiles<'_> {
+    /// Reads the records and their reference log-probabilities under `model`, the model of the folder `model_dir` without an
+    /// adapter, which are kept as files in `dir`.
+    ///
+    /// # Errors
+    /// As [`PairRows::read`]; ids beyond the model's vocabulary; reference values that are not finite or cannot be kept.
+    pub fn open<B: LmBackend>(
+        &self,
+        dir: &Path,
+        model_dir: &Path,
+        model: &Decoder<B>,
+        config: &TrainConfig,
+        device: &B::Device,
+    ) -> Result<TuningData, TrainError> {
+        let tokenizer = Tokenizer::load(model_dir)?;
+        let renderer = ChatRenderer::new(self.chat, &tokenizer, &model.config)?;
+        let read = |path: &Path| -> Result<(PairRows, Vec<TokenRow>), TrainError> {
+            let rows = PairRows::read(path, self.seq_len, &renderer)?;
+            let tokens: Vec<TokenRow> = rows.rows.iter().map(|pair_row| pair_row.row.clone()).collect();
+            check_vocab(&path.display().to_string(), &tokens, &model.config)?;
+            Ok((rows, tokens))
+        };
+        let ((train_rows, _), (eval_rows, heldout)) = (read(self.data)?, read(self.eval_data)?);
+        let model_hash = Input::model(model_dir)?.hash;
+        std::fs::create_dir_all(dir).map_err(TrainError::io("create", dir))?;
+        let values = |rows: &PairRows| reference(dir, &model_hash, model, rows, self.eval_batch, device);
+        let (train_reference, eval_reference) = (values(&train_rows)?, values(&eval_rows)?);
+        let eval = eval_set(&eval_rows, &eval_reference, self.eval_batch)?;
+        let inputs =
+            [("preferences".to_owned(), Input::tree(self.data)?), ("eval".to_owned(), Input::tree(self.eval_data)?)];
+        let source = PairSource::new(Arc::new(train_rows), Arc::new(train_reference), self.seq_len, config)?;
+        Ok(TuningData { source: Box::new(source), eval, heldout, inputs: inputs.into() })
+    }
+}
+
+fn eval_set(rows: &PairRows, reference: &[[f32; 2]], batch: usize) -> Result<EvalSet, TrainError> {
+    let all: Vec<usize> = (0..rows.rows.len()).collect();
+    let batches: Result<Vec<MicroBatch>, TrainError> =
+        all.chunks(batch).map(|which| rows.batch(which, Some(reference))).collect();
+    Ok(EvalSet { batches: batches?, text_bytes: None })
+}
+
 /// Batches of pairs with their reference values; the order is a pure function of the seed and the step.
-pub(crate) struct PairSource {
+#[derive(Debug)]
+pub struct PairSource {
     rows: Arc<PairRows>,
     reference: Arc<Vec<[f32; 2]>>,
     order: Order,
@@ -110,7 +178,7 @@ impl PairSource {
     ///
     /// # Errors
     /// When the token counts do not fit the row length.
-    pub(crate) fn new(
+    pub fn new(
         rows: Arc<PairRows>,
         reference: Arc<Vec<[f32; 2]>>,
         seq_len: usize,
@@ -140,8 +208,7 @@ impl BatchSource for PairSource {
 #[cfg(test)]
 mod tests {
     use data_pipeline::tokenizer::HARMONY_TOKENS;
-    use model_core::{Experts, Family, GptOss, Harmony, ModelConfig, Tokenizer};
-    use trainer::render::ChatKeys;
+    use model_core::{Experts, Family, GptOss, Harmony, ModelConfig};
 
     use super::*;
 
