@@ -1,5 +1,7 @@
 //! Rewards by the judge in its sandbox, and the programs that sample: `solve`, `rank`, `grpo`.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -1,10 +1,10 @@
 //! `moe-agent grpo`: policy optimisation with rewards of the judge.
 
 use kernels_cubecl::LmBackend;
-use moe_agent::grpo::{self, GrpoConfig, GrpoRun};
+use moe_agent::grpo::{self, GrpoConfig};
 use moe_agent::rollout::{JudgedWorld, Planted, RolloutError, TaskSet, find_tasks};
 use trainer::config::Arithmetic;
-use trainer::memory::Workload;
+use trainer::memory::{Head, Workload};
 use trainer::stage::Stage;
 use trainer::{Outcome, StageArgs, TrainError};
 
@@ -14,7 +14,7 @@ use super::judging::with_judge;
 pub(crate) struct Grpo;
 
 impl Stage for Grpo {
-    const NAME: &'static str = GrpoRun::NAME;
+    const NAME: &'static str = grpo::NAME;
     type Config = GrpoConfig;
 
     fn check(config: &GrpoConfig) -> Result<(), TrainError> {
@@ -26,7 +26,7 @@ impl Stage for Grpo {
     }
 
     fn workload(config: &GrpoConfig) -> Option<Workload> {
-        Some(GrpoRun::workload(config))
+        Some(config.tuning(Self::NAME).workload(Head::Logprobs))
     }
 
     fn run<B: LmBackend>(config: GrpoConfig, args: &StageArgs, device: &B::Device) -> Result<Outcome, TrainError> {

@@ -2,13 +2,17 @@
 
 use std::path::PathBuf;
 
+use model_core::hf::PackedExperts;
 use serde::{Deserialize, Serialize};
+use trainer::adapter::AdapterKeys;
 use trainer::config::{Arithmetic, is_default, require};
 use trainer::lineage::EntryGate;
 use trainer::objective::{AdvantageScale, Aggregation, Policy, RatioLevel, RouterWeights};
+use trainer::tune::Tuning;
 use trainer::{TrainConfig, TrainError};
 
 use crate::rollout::{JudgeKeys, PromptKeys};
+use crate::stages::{adapter_tuning, check_adapter};
 
 /// Configuration of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -52,9 +56,18 @@ pub struct GrpoConfig {
     pub kl: KlKeys,
     /// Rollouts in a row without any group to learn from before the run stops.
     pub max_idle_steps: u64,
+    /// Largest logit difference between adapter and merged model, in f32; none where all weights train.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub merge_max_diff: Option<f64>,
+    /// In which form the weights of experts stay: `true` or `"mxfp4"` as the model folder has them, `"fp8"` rounded.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub packed_experts: PackedExperts,
     /// Weights of the routers' losses, for models with experts.
     #[serde(default, skip_serializing_if = "is_default")]
     pub router: RouterWeights,
+    /// The adapter; without this table all weights train. The reference is the model without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<AdapterKeys>,
     /// Loop and optimizer.
     pub train: TrainConfig,
 }
@@ -215,6 +228,13 @@ impl GrpoConfig {
         }
     }
 
+    /// The stage as one of those that tune a model.
+    pub fn tuning(&self, name: &'static str) -> Tuning<'_> {
+        let adapter = adapter_tuning(self.adapter.as_ref(), self.packed_experts, self.merge_max_diff);
+        let gate = Some(&self.gate);
+        Tuning { name, dir: &self.dir, model_dir: &self.model, gate, adapter, train: &self.train }
+    }
+
     /// Whether a reference scores the rollouts.
     pub fn needs_reference(&self) -> bool {
         self.kl.monitor || self.loss.beta > 0.0
@@ -230,6 +250,11 @@ impl GrpoConfig {
         self.max_new_tokens.check("max_new_tokens")?;
         self.max_turns.check("max_turns")?;
         self.policy().check()?;
+        check_adapter(self.adapter.as_ref(), self.packed_experts, self.merge_max_diff)?;
+        let dropout = self.adapter.as_ref().map_or(0.0, |adapter| adapter.dropout);
+        require(dropout == 0.0, || {
+            format!("key `adapter.dropout`: expected 0, since what samples must compute what trains, got {dropout}")
+        })?;
         let whole = |key: &str, value: u64, least: u64| {
             require(value >= least, || format!("key `{key}`: expected at least {least}, got {value}"))
         };

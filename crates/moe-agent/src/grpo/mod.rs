@@ -14,4 +14,4 @@ mod tests;
 
 pub use config::{Curriculum, GrpoConfig, KlKeys, LossKeys, Phase, SamplingKeys};
 pub use objective::GrpoObjective;
-pub use stage::{GrpoRun, run};
+pub use stage::{NAME, run};

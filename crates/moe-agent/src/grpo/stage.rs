@@ -2,40 +2,31 @@
 
 use std::collections::BTreeMap;
 
+use data_pipeline::{PADDING_SEGMENT, TokenRow};
 use kernels_cubecl::LmBackend;
-use model_core::{Decoder, Harmony, Tokenizer};
-use trainer::checkpoint::ModelFiles;
+use model_core::harmony::{Kind, Role, Supervise};
+use model_core::{Harmony, Tokenizer};
 use trainer::lineage::Input;
-use trainer::memory::{Head, Workload};
 use trainer::render::{ChatKeys, ChatRenderer};
-use trainer::run::{StagePlan, enter_gate, run_stage};
+use trainer::run::enter_gate;
+use trainer::tune::TuningData;
 use trainer::{BatchSource, EvalSet, MicroBatch, Outcome, StageArgs, TrainError};
 
 use super::{GrpoConfig, GrpoObjective};
-use crate::rollout::World;
+use crate::rollout::{RolloutError, World};
 
-/// What a program needs of the stage before it runs it.
-#[derive(Debug)]
-pub struct GrpoRun;
-
-impl GrpoRun {
-    /// Name of the stage.
-    pub const NAME: &'static str = "grpo";
-
-    /// What is trained, for the memory plan; the cache of the rollouts and the reference come on top.
-    pub fn workload(config: &GrpoConfig) -> Workload {
-        let (model_dir, train) = (config.model.clone(), config.train.clone());
-        Workload { model_dir, train, head: Head::Logprobs, adapter: None }
-    }
-}
+/// Name of the stage.
+pub const NAME: &str = "grpo";
+/// Prompts that a merged model is compared with its adapter on.
+const HELDOUT_ROWS: usize = 8;
 
 /// The source of a stage whose batches the objective makes: what it adds is which tasks there are.
-struct Tasks {
+struct Asked {
     fingerprint: String,
     seq_len: usize,
 }
 
-impl BatchSource for Tasks {
+impl BatchSource for Asked {
     fn step(&mut self, _step: u64) -> Result<Vec<MicroBatch>, TrainError> {
         Ok(Vec::new())
     }
@@ -61,31 +52,45 @@ pub fn run<B: LmBackend>(
 ) -> Result<Outcome, TrainError> {
     // Asked before anything is loaded, so that a refused model costs nothing.
     enter_gate(Some(&config.gate), &config.model, args)?;
-    let model = Decoder::<B>::load(&config.model, device)?;
+    let tuning = config.tuning(NAME);
+    let base = tuning.load::<B>(device)?;
     let tokenizer = Tokenizer::load(&config.model)?;
-    tokenizer.check_vocab(model.config.vocab_size)?;
+    tokenizer.check_vocab(base.config.vocab_size)?;
     let harmony = Harmony::new(&tokenizer)?;
-    let pad = ChatRenderer::new(&ChatKeys::default(), &tokenizer, &model.config)?.pad_id()?;
-    let reference = config.needs_reference().then(|| model.clone());
+    let pad = ChatRenderer::new(&ChatKeys::default(), &tokenizer, &base.config)?.pad_id()?;
+    // The reference shares the tensors of the base, which an adapter leaves alone and training of all weights replaces.
+    let reference = config.needs_reference().then(|| base.clone());
     let objective = GrpoObjective::new(config, harmony, pad, world, reference)?;
     let mut inputs = BTreeMap::from([("tasks".to_owned(), Input::tree(&config.tasks)?)]);
     if let Some(planted) = &config.planted {
         inputs.insert("planted".to_owned(), Input::tree(planted)?);
     }
-    let plan = StagePlan {
-        name: GrpoRun::NAME,
-        dir: config.dir.clone(),
-        config,
-        train: &config.train,
-        model_dir: config.model.clone(),
-        gate: Some(config.gate.clone()),
-        inputs,
-        model,
-        files: ModelFiles::Full,
-        objective: &objective,
-        source: Box::new(Tasks { fingerprint: world.fingerprint(), seq_len: config.seq_len }),
+    let data = TuningData {
+        source: Box::new(Asked { fingerprint: world.fingerprint(), seq_len: config.seq_len }),
         eval: EvalSet::default(),
-        after: None,
+        heldout: prompts(config, world, &harmony, pad)?,
+        inputs,
     };
-    run_stage(plan, args, device)
+    tuning.run(config, base, data, &objective, args, device)
+}
+
+/// The first prompts as rows.
+fn prompts(
+    config: &GrpoConfig,
+    world: &dyn World,
+    harmony: &Harmony<'_>,
+    pad: u32,
+) -> Result<Vec<TokenRow>, RolloutError> {
+    let row = |task: usize| {
+        let conversation = world.environment(task)?.prompt();
+        let mut ids = harmony.render(&conversation, Kind::Completion(Role::Assistant), false, &Supervise::Nothing)?.ids;
+        ids.truncate(config.seq_len);
+        let (mut weights, mut segments) = (vec![1.0; ids.len()], vec![0; ids.len()]);
+        weights[0] = 0.0;
+        ids.resize(config.seq_len, pad);
+        weights.resize(config.seq_len, 0.0);
+        segments.resize(config.seq_len, PADDING_SEGMENT);
+        Ok(TokenRow { ids, segments, weights })
+    };
+    (0..world.ids().len().min(HELDOUT_ROWS)).map(row).collect()
 }

@@ -220,6 +220,29 @@ fn episodes_that_cannot_be_judged_are_dropped_and_counted() {
     assert_eq!(Rollout::read(&config.dir, 0).unwrap(), rollout);
 }
 
+/// The reference of an adapter is the model without it, and the result is a merged model.
+#[test]
+fn an_adapter_trains_against_the_model_without_it_and_is_merged() {
+    let lab = Lab::new(letters);
+    let sets = [
+        "adapter={ r = 4, alpha = 8.0, dropout = 0.0, rslora = false, targets = ['all-linear'] }",
+        "merge_max_diff=1e-3",
+        "loss.beta=0.01",
+        "train.max_steps=6",
+    ];
+    let config = lab.config("adapter", &sets).unwrap();
+    assert_eq!(lab.run(&config, false).unwrap(), Outcome::Finished);
+    let steps = lab.metrics("adapter");
+    // A fresh adapter changes nothing, so that the policy is the reference in the first step and no longer in the last.
+    assert!(value(&steps[0], "kl") < 1e-9 && value(&steps[5], "kl") > 1e-5, "{} {}", steps[0], steps[5]);
+    assert!(steps.iter().all(|step| value(step, RATIO_BEYOND) == 0.0));
+    let merged = Decoder::<Cpu>::load(&config.dir.join("final"), &Default::default()).unwrap();
+    assert!(!merged.has_adapter() && config.dir.join("adapter/adapter_model.safetensors").is_file());
+    let dropout = sets[0].replace("dropout = 0.0", "dropout = 0.1");
+    let error = lab.config("dropout", &[&dropout, sets[1]]).unwrap_err().to_string();
+    assert!(error.contains("adapter.dropout"), "{error}");
+}
+
 fn objective<'a>(config: &'a GrpoConfig, harmony: Harmony<'a>, world: &'a Toy) -> GrpoObjective<'a, Cpu> {
     GrpoObjective::new(config, harmony, 0, world, Some(model())).unwrap()
 }
