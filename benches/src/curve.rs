@@ -84,7 +84,7 @@ impl BatchSource for FileRows {
         let n = self.batch * self.seq;
         let ids = self.ids[step as usize * n..][..n].to_vec();
         let rows = Rows::from_segments(self.batch, self.seq, ids, vec![0; n])?;
-        Ok(vec![MicroBatch { rows, weights: vec![1.0; n], pairs: Vec::new() }])
+        Ok(vec![MicroBatch { rows, weights: vec![1.0; n], pairs: Vec::new(), samples: Vec::new() }])
     }
 
     fn seq_len(&self, _: u64) -> usize {

@@ -468,7 +468,7 @@ fn tokens(arguments: &Arguments, vocab_size: usize) -> Result<Tokens> {
     let (rows, seq) = (arguments.batch, arguments.seq);
     let batch = |ids: &[i32]| {
         let rows_in = Rows::from_segments(rows, seq, ids.to_vec(), vec![0; rows * seq])?;
-        Ok(MicroBatch { rows: rows_in, weights: vec![1.0; rows * seq], pairs: Vec::new() })
+        Ok(MicroBatch { rows: rows_in, weights: vec![1.0; rows * seq], pairs: Vec::new(), samples: Vec::new() })
     };
     let step = |ids: &[i32]| ids.chunks_exact(rows * seq).map(batch).collect::<Result<Vec<_>>>();
     let steps: Vec<Vec<MicroBatch>> =
@@ -490,7 +490,7 @@ fn random_tokens(arguments: &Arguments, vocab_size: usize) -> Result<Vec<MicroBa
     let batches = (0..arguments.micro_batches).map(|_| {
         let ids = (0..rows * seq).map(|_| next()).collect();
         let rows_in = Rows::from_segments(rows, seq, ids, vec![0; rows * seq])?;
-        Ok(MicroBatch { rows: rows_in, weights: vec![1.0; rows * seq], pairs: Vec::new() })
+        Ok(MicroBatch { rows: rows_in, weights: vec![1.0; rows * seq], pairs: Vec::new(), samples: Vec::new() })
     });
     batches.collect()
 }

@@ -92,6 +92,7 @@ fn program(table: &Table) -> (&'static str, Option<&'static str>) {
         () if has("phase") => ("stage-pretrain", None),
         () if has("adapter_run") => ("moe-agent", Some("core-agent")),
         () if has("sources") => ("moe-agent", Some("adapter")),
+        () if has("group_size") => ("moe-agent", Some("grpo")),
         () if has("adapter") && has("beta") => ("moe-agent", Some("ipo")),
         () if has("adapter") => ("stage-lora", None),
         () if has("beta") => ("stage-dpo", None),
@@ -362,6 +363,7 @@ recompute = true
             ("[sources]\n[adapter]", ("moe-agent", Some("adapter"))),
             ("adapter_run = 'x'\n[sources]", ("moe-agent", Some("core-agent"))),
             ("beta = 0.1\n[adapter]", ("moe-agent", Some("ipo"))),
+            ("group_size = 8\n[adapter]", ("moe-agent", Some("grpo"))),
         ] {
             assert_eq!(program(&text.parse().unwrap()), want, "{text}");
         }

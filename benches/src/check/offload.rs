@@ -67,7 +67,7 @@ fn passes<B: LmBackend>(
     for pass in 0..PASSES {
         let ids = (0..2 * seq).map(|i| ((i * i + 7 * i * (pass + 1) + 3) % VOCAB) as i32).collect();
         let rows = Rows::from_segments(2, seq, ids, vec![0; 2 * seq])?;
-        let batch = MicroBatch { rows, weights: vec![1.0; 2 * seq], pairs: Vec::new() };
+        let batch = MicroBatch { rows, weights: vec![1.0; 2 * seq], pairs: Vec::new(), samples: Vec::new() };
         let replay = Replay { blocks: BLOCKS, offloaded, shelf: shelf.clone() };
         let loss = NextToken { z_loss: 1e-4, router: RouterWeights::NONE }.loss(&tracked, &batch, &replay, device)?;
         losses.push(loss.sum.clone().inner());

@@ -3,7 +3,9 @@
 //!
 //! A mutation pair is a whole file before and after a fix, with the failing test's own output.
 
+pub mod grpo;
 mod mutation;
+pub mod rollout;
 pub mod stages;
 
 pub use mutation::{MutationRecord, read_mutations};

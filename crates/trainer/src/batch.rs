@@ -17,6 +17,8 @@ pub struct MicroBatch {
     pub weights: Vec<f32>,
     /// Preference pairs in these rows; empty for next-token data.
     pub pairs: Vec<Pair>,
+    /// Sampled completions in these rows; empty for other data.
+    pub samples: Vec<Sample>,
 }
 
 /// Two answers to one prompt inside a micro-batch.
@@ -30,8 +32,25 @@ pub struct Pair {
     pub reference: Option<[f32; 2]>,
 }
 
+/// A completion that the model sampled, inside a micro-batch; the labels of its range are the sampled tokens.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sample {
+    /// Flat token range of prompt and completion.
+    pub tokens: std::ops::Range<usize>,
+    /// How much better it is than its group.
+    pub advantage: f32,
+    /// Log-probability of each sampled token under the weights that sampled it, by the forward pass of training.
+    pub old: Vec<f32>,
+    /// The same under the reference model.
+    pub reference: Option<Vec<f32>>,
+    /// The same as the sampler knew it.
+    pub sampled: Vec<f32>,
+    /// Updates since it was sampled.
+    pub age: u64,
+}
+
 impl MicroBatch {
-    /// A batch without pairs.
+    /// A batch without pairs and completions.
     ///
     /// # Errors
     /// When rows differ in length or there is none.
@@ -51,6 +70,7 @@ impl MicroBatch {
             rows: rows_in,
             weights: rows.iter().flat_map(|row| row.weights.clone()).collect(),
             pairs: Vec::new(),
+            samples: Vec::new(),
         })
     }
 
@@ -119,8 +139,11 @@ impl EvalSet {
     pub fn fingerprint(&self) -> String {
         let mut text = format!("{:?}", self.text_bytes);
         for batch in &self.batches {
-            let MicroBatch { rows, weights, pairs } = batch;
+            let MicroBatch { rows, weights, pairs, samples } = batch;
             text.push_str(&format!("{} {:?} {:?} {weights:?} {pairs:?}", rows.seq_len, rows.ids, rows.segments));
+            if !samples.is_empty() {
+                text.push_str(&format!("{samples:?}"));
+            }
             // Folded batch by batch, so that the text stays as long as one batch.
             text = gates::artifact::hash_bytes(text.as_bytes());
         }

@@ -177,6 +177,22 @@ pub enum TrainError {
         /// What was expected and what came.
         problem: String,
     },
+    /// A bound on what a run may do was passed.
+    #[error("step {step}: {problem}; the last checkpoint is intact")]
+    Guard {
+        /// Step number, from 1.
+        step: u64,
+        /// The number, its bound, and what to do.
+        problem: String,
+    },
+    /// Something outside training that a stage needs: a sandbox, a judge, a tool.
+    #[error("{source}")]
+    Outside {
+        /// Exit code of the program.
+        exit_code: u8,
+        /// What happened.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The device is not there.
     #[error(transparent)]
     Kernel(#[from] kernels_cubecl::KernelError),
@@ -204,7 +220,9 @@ impl TrainError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Gate(_) => 1,
+            Self::Outside { exit_code, .. } => *exit_code,
             Self::NotFinite { .. }
+            | Self::Guard { .. }
             | Self::SaveFailed { .. }
             | Self::Model(model_core::ModelError::AdapterInert { .. }) => 3,
             Self::NoSpace { .. } | Self::NoDeviceMemory { .. } | Self::NoHostMemory { .. } => 4,

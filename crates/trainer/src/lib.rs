@@ -28,7 +28,7 @@ pub mod text;
 pub mod train;
 pub mod tune;
 
-pub use batch::{BatchSource, EvalSet, MicroBatch, Pair};
+pub use batch::{BatchSource, EvalSet, MicroBatch, Pair, Sample};
 pub use config::TrainConfig;
 pub use error::TrainError;
 pub use stage::StageArgs;

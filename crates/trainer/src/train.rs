@@ -10,7 +10,7 @@ use model_core::Decoder;
 use crate::batch::{BatchSource, EvalSet, MicroBatch};
 use crate::liveness::Watch;
 use crate::numbers::{MicroLoss, Numbers, StepNumbers};
-use crate::objective::{MetricSum, Objective};
+use crate::objective::{MetricSum, Objective, Sampled};
 use crate::observe::{EvalLog, Observe, StepLog};
 use crate::optim::{GradientSum, Optimizer};
 use crate::scaling::Scaling;
@@ -95,7 +95,7 @@ pub struct Surroundings<'a, B: LmBackend> {
 
 /// Runs the loop until the last step or a signal.
 ///
-/// Per step: eval? save? stop? → fetch all micro-batches → count units → forward and backward each, summing gradients →
+/// Per step: eval? save? stop? → fetch all micro-batches, or have the model sample them → count units → forward and backward each, summing gradients →
 /// norm → clip → AdamW, unless something is not finite → log. The only division is by the units of the whole step. The device
 /// is asked once per step, for everything at once, and answers while it takes the step.
 ///
@@ -132,7 +132,9 @@ pub fn train<B: LmBackend>(
             return Ok((outcome(finished, last), parts));
         }
         let started = Instant::now();
-        let step_batches = batches.next().unwrap_or_else(|| Err(missing_data(state.step)))?;
+        let given = batches.next().unwrap_or_else(|| Err(missing_data(state.step)))?;
+        let Sampled { batches: step_batches, metrics: mut told } =
+            objective.sample(&parts.model, state.step, given, &parts.device)?;
         let units: f64 = step_batches.iter().map(|batch| objective.units(batch)).sum();
         let watch = Watch::begin(&parts, &step_batches, state, config);
         let pass = forward_backward(objective, &parts, &step_batches, state, config)?;
@@ -156,7 +158,8 @@ pub fn train<B: LmBackend>(
             watch.map_or(Ok(()), |watch| watch.check(&parts.model, &parts.optimizer))?;
         }
         account(state, &step_batches, units, loss, finite);
-        around.observe.step(&StepLog {
+        MetricSum::merge(&mut told, metrics);
+        let log = StepLog {
             step: state.step,
             loss,
             loss_window: state.window.mean(),
@@ -166,10 +169,12 @@ pub fn train<B: LmBackend>(
             tokens: step_batches.iter().map(MicroBatch::n_tokens).sum(),
             seq_len: step_batches.first().map_or(0, |batch| batch.rows.seq_len),
             skipped: !finite,
-            metrics,
+            metrics: told,
             seconds: started.elapsed().as_secs_f64(),
             last_step: config.last_step(),
-        })?;
+        };
+        around.observe.step(&log)?;
+        objective.review(state.step, &log.metrics)?.iter().for_each(|note| around.observe.warn(note));
         if state.bad_streak >= config.max_bad_steps {
             let (step, bad_steps) = (state.step, state.bad_streak);
             return Err(TrainError::NotFinite { step, loss, grad_norm, bad_steps });

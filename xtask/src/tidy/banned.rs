@@ -36,6 +36,7 @@ const CODE: [Ban; 9] = [
             ("xtask/src/ci.rs", "the wall time of a check"),
             ("benches/src/", "what a benchmark measures"),
             ("crates/eval-rust/src/sandbox/", "the limits of a run and what it took"),
+            ("crates/moe-agent/src/rollout/stopwatch.rs", "the speed of rollouts, in figures and nowhere else"),
         ],
     },
     Ban {

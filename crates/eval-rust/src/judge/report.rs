@@ -48,6 +48,10 @@ pub struct Judgement {
     pub questions: u64,
     /// Right answers.
     pub answers_right: u64,
+    /// The tests did not build with it, or the process of one ended well without saying that it passed: it is worth no more than
+    /// what does not compile.
+    #[serde(default)]
+    pub unsound: bool,
     /// Clippy had nothing to say, and nothing was silenced.
     pub clippy_clean: bool,
     /// What clippy had to say.
@@ -93,6 +97,7 @@ impl Judgement {
             tests_failed: Vec::new(),
             questions: 0,
             answers_right: 0,
+            unsound: false,
             clippy_clean: false,
             clippy_findings: 0,
             lint_attributes_added: 0,

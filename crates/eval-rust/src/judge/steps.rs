@@ -123,6 +123,7 @@ impl Steps<'_> {
             if blame("build", &outcome, HARNESS).is_err() {
                 blame("build", &outcome, &self.task.package)?;
             }
+            report.unsound = true;
             report.because(format!("tests do not build with it: {}", ended(outcome.end)));
         }
         let mut built = programs(self.task);
@@ -158,6 +159,7 @@ impl Steps<'_> {
             if outcome.end == End::Exit(0) && says(&outcome.stdout, &format!("{nonce} {name} passed")) {
                 passed += 1;
             } else {
+                report.unsound |= outcome.end == End::Exit(0);
                 report.because(format!("test {id} did not pass: {}", ended(outcome.end)));
                 report.tests_failed.push(id.clone());
             }
@@ -175,6 +177,7 @@ impl Steps<'_> {
         let wanted = self.wanted(&questions)?;
         report.questions = wanted.len() as u64 * RUNS;
         if !built.contains(&DRIVER.to_owned()) {
+            report.unsound = true;
             report.because("the functions cannot be called as the task says");
             return Ok(false);
         }

@@ -35,6 +35,24 @@ pub struct Continuation {
     pub finish: Finish,
 }
 
+/// What the model thought of a token that was chosen, whatever temperature and limits it was chosen under.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Score {
+    /// Its log-probability.
+    pub logprob: f32,
+    /// Entropy of the choice, in nats.
+    pub entropy: f32,
+}
+
+/// One continuation with what the model thought of each choice.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Scored {
+    /// The continuation.
+    pub continuation: Continuation,
+    /// One for each new token, and one for the stop token where there is one.
+    pub scores: Vec<Score>,
+}
+
 /// One chosen token, for those who watch.
 #[derive(Debug)]
 pub struct Step<'a> {
@@ -46,6 +64,8 @@ pub struct Step<'a> {
     pub logits: &'a [f32],
     /// The token.
     pub token: u32,
+    /// What the model thought of it, where that was asked for.
+    pub score: Option<Score>,
 }
 
 /// Continues every prompt; the result for a prompt is what it would be alone, prompts count as sequences 0, 1, 2, ….
@@ -77,17 +97,65 @@ pub fn generate_watched<B: LmBackend>(
     sampling: &Sampling,
     watch: &mut dyn FnMut(Step<'_>),
 ) -> Result<Vec<Continuation>, ModelError> {
+    let limits = Limits { context: model.config.max_seq_len, scored: false };
+    generate_within(model, prompts, sampling, limits, watch)
+}
+
+/// As [`generate_watched`], with the model's log-probability of every choice, for sequences of at most `max_len` tokens, the
+/// prompt included, or of the model's context where that is shorter.
+///
+/// # Errors
+/// As [`generate_watched`].
+///
+/// # Numerics
+/// Log-probabilities in f64 over the logits, kept in f32: those of the decoding with a cache, whose products are rounded in
+/// another order than those of a forward pass over whole rows.
+pub fn generate_scored<B: LmBackend>(
+    model: &Decoder<B>,
+    prompts: &[(u64, &[u32])],
+    sampling: &Sampling,
+    max_len: usize,
+) -> Result<Vec<Scored>, ModelError> {
+    let places: std::collections::HashMap<u64, usize> =
+        prompts.iter().enumerate().map(|(place, (sequence, _))| (*sequence, place)).collect();
+    assert_eq!(places.len(), prompts.len(), "every prompt has a number of its own");
+    let mut scores = vec![Vec::new(); prompts.len()];
+    let limits = Limits { context: max_len.min(model.config.max_seq_len), scored: true };
+    let watch = &mut |step: Step<'_>| scores[places[&step.sequence]].extend(step.score);
+    let made = generate_within(model, prompts, sampling, limits, watch)?;
+    Ok(made.into_iter().zip(scores).map(|(continuation, scores)| Scored { continuation, scores }).collect())
+}
+
+/// How far sequences may grow, and whether choices are scored.
+#[derive(Clone, Copy)]
+struct Limits {
+    context: usize,
+    scored: bool,
+}
+
+fn generate_within<B: LmBackend>(
+    model: &Decoder<B>,
+    prompts: &[(u64, &[u32])],
+    sampling: &Sampling,
+    limits: Limits,
+    watch: &mut dyn FnMut(Step<'_>),
+) -> Result<Vec<Continuation>, ModelError> {
     sampling.check()?;
-    prompts.iter().try_for_each(|(sequence, prompt)| check_prompt(model, *sequence, prompt))?;
+    prompts.iter().try_for_each(|(sequence, prompt)| check_prompt(model, *sequence, prompt, limits.context))?;
     let mut done = Vec::with_capacity(prompts.len());
     for batch in prompts.chunks(ROWS_PER_BATCH) {
-        done.extend(continue_batch(model, batch, sampling, watch)?);
+        done.extend(continue_batch(model, batch, sampling, limits, watch)?);
     }
     Ok(done)
 }
 
-fn check_prompt<B: LmBackend>(model: &Decoder<B>, sequence: u64, prompt: &[u32]) -> Result<(), ModelError> {
-    let max = model.config.max_seq_len.saturating_sub(1);
+fn check_prompt<B: LmBackend>(
+    model: &Decoder<B>,
+    sequence: u64,
+    prompt: &[u32],
+    context: usize,
+) -> Result<(), ModelError> {
+    let max = context.saturating_sub(1);
     if prompt.is_empty() || prompt.len() > max {
         return Err(ModelError::PromptLength { sequence, max, got: prompt.len() });
     }
@@ -122,6 +190,7 @@ fn continue_batch<B: LmBackend>(
     model: &Decoder<B>,
     prompts: &[(u64, &[u32])],
     sampling: &Sampling,
+    limits: Limits,
     watch: &mut dyn FnMut(Step<'_>),
 ) -> Result<Vec<Continuation>, ModelError> {
     let mut made = vec![Continuation { ids: Vec::new(), finish: Finish::Length }; prompts.len()];
@@ -133,23 +202,25 @@ fn continue_batch<B: LmBackend>(
         running.push(Running { index, sequence, prompt, last: None, n_tokens: prompt.len() });
     }
     let longest = running.iter().map(|sequence| sequence.n_tokens).max().unwrap_or(0);
-    let capacity = longest.saturating_add(sampling.max_new_tokens).min(model.config.max_seq_len);
+    let capacity = longest.saturating_add(sampling.max_new_tokens).min(limits.context);
     let mut cache = KvCache::new(&model.config, prompts.len(), capacity, &model.embedding.device());
     while !running.is_empty() {
         let unseen: Vec<&[u32]> = running.iter().map(Running::unseen).collect();
         let data = host(model.forward_cached(&mut cache, &unseen));
         let logits = data.as_slice::<f32>().expect("logits are f32");
         let rows = logits.par_chunks(model.config.vocab_size);
-        let choose =
-            |(sequence, row): (&Running<'_>, &[f32])| sampling.choose(row, sequence.sequence, sequence.n_tokens);
-        let chosen: Vec<Result<u32, ModelError>> = running.par_iter().zip(rows).map(choose).collect();
+        let choose = |(sequence, row): (&Running<'_>, &[f32])| {
+            let token = sampling.choose(row, sequence.sequence, sequence.n_tokens)?;
+            Ok((token, limits.scored.then(|| score(row, token))))
+        };
+        let chosen: Vec<Result<(u32, Option<Score>), ModelError>> = running.par_iter().zip(rows).map(choose).collect();
         let (mut kept, mut going) = (Vec::new(), Vec::new());
         let rows = logits.chunks(model.config.vocab_size).zip(chosen);
-        for (row, (mut sequence, (logits, token))) in running.into_iter().zip(rows).enumerate() {
-            let (number, position, token) = (sequence.sequence, sequence.n_tokens, token?);
-            watch(Step { sequence: number, position, logits, token });
+        for (row, (mut sequence, (logits, choice))) in running.into_iter().zip(rows).enumerate() {
+            let (number, position, (token, score)) = (sequence.sequence, sequence.n_tokens, choice?);
+            watch(Step { sequence: number, position, logits, token, score });
             let continuation = &mut made[sequence.index];
-            match advance(&mut sequence, token, continuation, sampling, model.config.max_seq_len) {
+            match advance(&mut sequence, token, continuation, sampling, limits.context) {
                 Some(finish) => continuation.finish = finish,
                 None => {
                     kept.push(row);
@@ -163,6 +234,20 @@ fn continue_batch<B: LmBackend>(
         }
     }
     Ok(made)
+}
+
+/// What the logits say of a token.
+fn score(logits: &[f32], token: u32) -> Score {
+    let peak = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    let (mut sum, mut weighted) = (0.0, 0.0);
+    for &logit in logits.iter().filter(|logit| **logit > f32::NEG_INFINITY) {
+        let below = f64::from(logit) - peak;
+        let weight = below.exp();
+        sum += weight;
+        weighted += weight * below;
+    }
+    let logprob = f64::from(logits[token as usize]) - peak - sum.ln();
+    Score { logprob: logprob as f32, entropy: (sum.ln() - weighted / sum) as f32 }
 }
 
 /// Takes the token in; returns why the sequence ends, if it does.

@@ -160,3 +160,34 @@ fn bad_requests_are_typed_errors() {
     assert!(matches!(error, ModelError::NonFiniteLogits { sequence: 0, position: 2 }), "{error}");
     assert!(generate(&model, &[], &greedy).unwrap().is_empty());
 }
+
+#[test]
+fn choices_are_scored_under_the_model_itself_and_end_at_the_given_length() {
+    let model = tiny(64);
+    let prompts: Vec<(u64, Vec<u32>)> = [(70, 3), (7, 5), (900, 9)].map(|(number, n)| (number, prompt(n))).into();
+    let numbered: Vec<(u64, &[u32])> = prompts.iter().map(|(number, ids)| (*number, ids.as_slice())).collect();
+    let mut logits: std::collections::HashMap<u64, Vec<(Vec<f32>, u32)>> = Default::default();
+    let watch = &mut |step: Step<'_>| logits.entry(step.sequence).or_default().push((step.logits.into(), step.token));
+    let sampling = Sampling { max_new_tokens: 40, stop_ids: vec![11, 12, 13], ..sampled() };
+    let plain = generate_watched(&model, &numbered, &sampling, watch).unwrap();
+    let scored = generate_scored(&model, &numbered, &sampling, 1000).unwrap();
+    for ((number, _), (plain, scored)) in prompts.iter().zip(plain.iter().zip(&scored)) {
+        assert_eq!(*plain, scored.continuation);
+        let stop = usize::from(matches!(plain.finish, Finish::Stop(_)));
+        assert_eq!(scored.scores.len(), plain.ids.len() + stop);
+        for (score, (row, token)) in scored.scores.iter().zip(&logits[number]) {
+            // Temperature, top_k and top_p decide the choice, not what the model thought of it.
+            let exps: Vec<f64> = row.iter().map(|l| f64::from(*l).exp()).collect();
+            let sum: f64 = exps.iter().sum();
+            let logprob = (exps[*token as usize] / sum).ln();
+            let entropy: f64 = exps.iter().map(|e| -(e / sum) * (e / sum).ln()).sum();
+            assert!((f64::from(score.logprob) - logprob).abs() < 1e-5, "{score:?} {logprob}");
+            assert!((f64::from(score.entropy) - entropy).abs() < 1e-5, "{score:?} {entropy}");
+        }
+    }
+    assert!(plain.iter().any(|made| matches!(made.finish, Finish::Stop(_))), "a stop token is scored too: {plain:?}");
+    let short = generate_scored(&model, &numbered, &Sampling { stop_ids: vec![], ..sampling }, 12).unwrap();
+    for ((_, prompt), made) in prompts.iter().zip(&short) {
+        assert_eq!((prompt.len() + made.continuation.ids.len(), made.continuation.finish), (12, Finish::Context));
+    }
+}

@@ -132,6 +132,11 @@ impl<'a> Harmony<'a> {
         [self.done, self.call]
     }
 
+    /// The id of `<|end|>`, after which the model goes on with its next message.
+    pub fn end_id(&self) -> u32 {
+        self.end
+    }
+
     /// The text of the tokens, control tokens written out; bytes that are not UTF-8 and unknown ids become U+FFFD.
     ///
     /// For people: the text does not tell a control token from one spelled in a content.

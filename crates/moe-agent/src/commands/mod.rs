@@ -1,6 +1,10 @@
 //! The subcommands, one file each.
 
+mod grpo;
 mod harmony;
+mod judging;
+mod rank;
+mod solve;
 mod stream;
 
 use std::process::ExitCode;
@@ -25,6 +29,12 @@ pub(crate) enum Command {
     CoreAgent(StageArgs),
     /// Train on preferences between ranked answers.
     Ipo(StageArgs),
+    /// Have a model try tasks; candidates for the judge come out.
+    Solve(solve::Arguments),
+    /// Have a model try tasks at four temperatures; pairs of answers for preference training come out.
+    Rank(rank::Arguments),
+    /// Train a model by the rewards that the judge gives its own tries.
+    Grpo(StageArgs),
 }
 
 /// Runs one subcommand; the stages tell their own errors.
@@ -36,5 +46,8 @@ pub(crate) fn run(command: Command) -> Result<ExitCode> {
         Command::Merge(args) => Ok(program::<MergeStage>(&args)),
         Command::CoreAgent(args) => Ok(program::<CoreAgentStage>(&args)),
         Command::Ipo(args) => Ok(program::<IpoStage>(&args)),
+        Command::Solve(arguments) => solve::run(&arguments).map(done),
+        Command::Rank(arguments) => rank::run(&arguments).map(done),
+        Command::Grpo(args) => Ok(program::<grpo::Grpo>(&args)),
     }
 }

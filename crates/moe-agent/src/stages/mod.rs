@@ -28,7 +28,7 @@ use trainer::config::require;
 use trainer::tune::AdapterTuning;
 
 /// Checks the keys of a stage that trains an adapter, or without one all weights.
-fn check_adapter(
+pub(crate) fn check_adapter(
     adapter: Option<&AdapterKeys>,
     packed_experts: PackedExperts,
     merge_max_diff: Option<f64>,
@@ -50,7 +50,7 @@ fn check_adapter(
 }
 
 /// The adapter of a stage whose keys were checked.
-fn adapter_tuning(
+pub(crate) fn adapter_tuning(
     adapter: Option<&AdapterKeys>,
     packed_experts: PackedExperts,
     merge_max_diff: Option<f64>,

@@ -1,6 +1,7 @@
 //! What a stage supplies to the loop: a loss over a micro-batch, as a sum with its units. Never a mean.
 
 mod next_token;
+mod policy;
 mod preference;
 mod router;
 
@@ -12,6 +13,10 @@ use model_core::{Decoder, Replay, Routing};
 use crate::{MicroBatch, TrainError};
 
 pub use next_token::NextToken;
+pub use policy::{
+    AdvantageScale, Aggregation, Policy, PolicyTokens, RATIO_BEYOND, RATIO_DEVIATION, RatioLevel, SAMPLER_BEYOND,
+    SAMPLER_DEVIATION, advantages, deviation, has_spread, sample_logprobs, token_losses,
+};
 pub use preference::{Preference, PreferenceLoss, pair_losses, reference_logprobs};
 pub use router::RouterWeights;
 
@@ -64,8 +69,43 @@ pub struct LossSum<B: LmBackend> {
     pub metrics: MakeMetrics,
 }
 
+/// A step's batches, and what their making says about them.
+#[derive(Debug, Default)]
+pub struct Sampled {
+    /// The micro-batches.
+    pub batches: Vec<MicroBatch>,
+    /// Metrics of the step besides those of the loss.
+    pub metrics: Vec<MetricSum>,
+}
+
 /// A stage's loss. The loop owns everything else.
 pub trait Objective<B: LmBackend> {
+    /// The batches of the step that follows `step` completed ones, made of what the source gave and of the model as it is
+    /// before the step: for data that the model itself samples. It must be a function of these alone, or a resumed run would
+    /// be another one.
+    ///
+    /// # Errors
+    /// Whatever keeps the batches from being made.
+    fn sample(
+        &self,
+        model: &Decoder<B>,
+        step: u64,
+        given: Vec<MicroBatch>,
+        device: &B::Device,
+    ) -> Result<Sampled, TrainError> {
+        let _ = (model, step, device);
+        Ok(Sampled { batches: given, metrics: Vec::new() })
+    }
+
+    /// Looks at the numbers of step `step`, counted from 1, once they are logged; returns what the user should know.
+    ///
+    /// # Errors
+    /// When the run must end here.
+    fn review(&self, step: u64, metrics: &[MetricSum]) -> Result<Option<String>, TrainError> {
+        let _ = (step, metrics);
+        Ok(None)
+    }
+
     /// What the loss is a sum over, known before the forward pass: label weight, pairs.
     fn units(&self, batch: &MicroBatch) -> f64;
 
@@ -94,7 +134,7 @@ pub trait Objective<B: LmBackend> {
 }
 
 /// Hidden states of all rows as a matrix `[m, d]`.
-fn hidden_md<B: LmBackend>(
+pub(crate) fn hidden_md<B: LmBackend>(
     model: &Decoder<B>,
     batch: &MicroBatch,
     replay: &Replay,

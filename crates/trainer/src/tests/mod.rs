@@ -4,6 +4,7 @@ mod accumulation;
 mod defects;
 mod finite;
 mod liveness;
+mod policy;
 mod preference;
 mod resume;
 mod router;

@@ -1,0 +1,42 @@
+//! `moe-agent grpo`: policy optimisation with rewards of the judge.
+
+use kernels_cubecl::LmBackend;
+use moe_agent::grpo::{self, GrpoConfig};
+use moe_agent::rollout::{JudgedWorld, Planted, RolloutError, TaskSet, find_tasks};
+use trainer::config::Arithmetic;
+use trainer::memory::{Head, Workload};
+use trainer::stage::Stage;
+use trainer::{Outcome, StageArgs, TrainError};
+
+use super::judging::with_judge;
+
+/// The stage as a program.
+pub(crate) struct Grpo;
+
+impl Stage for Grpo {
+    const NAME: &'static str = grpo::NAME;
+    type Config = GrpoConfig;
+
+    fn check(config: &GrpoConfig) -> Result<(), TrainError> {
+        config.check()
+    }
+
+    fn arithmetic(config: &GrpoConfig) -> Arithmetic {
+        config.train.precision
+    }
+
+    fn workload(config: &GrpoConfig) -> Option<Workload> {
+        Some(config.tuning(Self::NAME).workload(Head::Logprobs))
+    }
+
+    fn run<B: LmBackend>(config: GrpoConfig, args: &StageArgs, device: &B::Device) -> Result<Outcome, TrainError> {
+        let tasks = TaskSet::load(&find_tasks(&config.tasks)?, &config.prompt)?;
+        let planted = config.planted.as_deref().map(Planted::read).transpose()?.unwrap_or_default();
+        let list = config.planted.clone().unwrap_or_default();
+        let outcome = with_judge(&config.judge, |judge| {
+            let world = JudgedWorld::new(judge, &tasks, planted, &list, &config.judge.work, config.judge.jobs)?;
+            grpo::run::<B>(&config, &world, args, device).map_err(|error| RolloutError::Train(Box::new(error)))
+        })?;
+        Ok(outcome)
+    }
+}

@@ -1,0 +1,86 @@
+//! `moe-agent rank`: candidates at four temperatures, ranked by the judge; pairs for preference training come out.
+
+use std::path::Path;
+
+use anyhow::Result;
+use eval_rust::judge::Status;
+use model_core::Harmony;
+use moe_agent::rollout::ranking::{Gates, Ranked, Soft, offences, pair, rank};
+use moe_agent::rollout::{Ask, Episode, JudgedWorld, Planted, TaskSet, Tasks, episode_number};
+use serde_json::json;
+
+use super::judging::{JudgeArguments, told, with_judge};
+use super::solve::Player;
+
+/// Temperatures of the candidates, two of each.
+const TEMPERATURES: [f32; 4] = [0.2, 0.4, 0.6, 0.8];
+/// Candidates of a task.
+const CANDIDATES: usize = 2 * TEMPERATURES.len();
+
+/// Arguments of `rank`.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    player: Player,
+    #[command(flatten)]
+    judge: JudgeArguments,
+}
+
+/// Runs the command.
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let player = &arguments.player;
+    let (tasks, tokenizer) = (told(player.task_set())?, told(player.tokenizer())?);
+    player.make_out()?;
+    let ask = |(task, id): (usize, &String)| {
+        let id = id.clone();
+        let number = move |sample| episode_number(0, &id, sample);
+        (0..CANDIDATES).map(move |i| {
+            let sample = i as u64;
+            Ask { task, sample, number: number(sample), temperature: TEMPERATURES[i / 2] }
+        })
+    };
+    let asks: Vec<Ask> = tasks.ids().iter().enumerate().flat_map(ask).collect();
+    let keys = arguments.judge.keys();
+    let episodes = player.play(&tasks, &tokenizer, &asks)?;
+    player.write(&tasks, &tokenizer, &episodes)?;
+    let judgements = told(with_judge(&keys, |judge| {
+        let world = JudgedWorld::new(judge, &tasks, Planted::default(), Path::new(""), &keys.work, keys.jobs)?;
+        world.judgements(&episodes, episode_number(0, "rank", player.seed))
+    }))?;
+    let harmony = Harmony::new(&tokenizer)?;
+    let (mut pairs, mut ranking, mut n_pairs, mut errors) = (String::new(), String::new(), 0, 0);
+    for (task, id) in tasks.ids().iter().enumerate() {
+        let mut candidates = Vec::new();
+        for (episode, judgement) in episodes.iter().zip(&judgements).filter(|(episode, _)| episode.task == task) {
+            let judgement = judgement.as_ref();
+            if judgement.is_some_and(|judgement| judgement.status == Status::Error) {
+                errors += 1;
+                continue;
+            }
+            let soft = soft(&tasks, episode, judgement);
+            candidates.push(Ranked { episode, gates: Gates::of(episode, judgement), soft });
+        }
+        let ranked = rank(candidates);
+        for (place, it) in ranked.iter().enumerate() {
+            let line = json!({
+                "task": id, "place": place, "sample": it.episode.sample, "temperature": it.episode.temperature,
+                "gates": it.gates, "soft": it.soft,
+            });
+            ranking += &format!("{line}\n");
+        }
+        if let Some(record) = pair(&harmony, id, tasks.prompt(task), &ranked) {
+            n_pairs += 1;
+            pairs += &format!("{}\n", serde_json::to_string(&record)?);
+        }
+    }
+    gates::artifact::write_atomic(&player.out.join("ranking.jsonl"), ranking.as_bytes())?;
+    gates::artifact::write_atomic(&player.out.join("pairs.jsonl"), pairs.as_bytes())?;
+    let n_tasks = tasks.ids().len();
+    println!("rank: {n_pairs} pairs of {n_tasks} tasks, {} without a pair, {errors} errors of the judge", n_tasks - n_pairs);
+    Ok(())
+}
+
+fn soft(tasks: &TaskSet, episode: &Episode, judgement: Option<&eval_rust::judge::Judgement>) -> Soft {
+    let (diff_lines, files_changed) = judgement.map_or((0, 0), |it| (it.diff_lines, it.files_changed));
+    Soft { diff_lines, files_changed, offences: offences(tasks.files(episode.task), &episode.candidate) }
+}

@@ -1,0 +1,146 @@
+//! Rust tasks on disk, and what environments of them begin with.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use eval_rust::judge::Task;
+use gates::artifact;
+use model_core::harmony::Conversation;
+
+use super::{Environment, Files, PromptKeys, RolloutError, TaskEnvironment, Tasks};
+
+/// Most bytes of a file of a crate that is read.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+
+/// The task folders below a folder, or the folder itself where it is one, by name.
+///
+/// # Errors
+/// When there is none, or the folder cannot be read.
+pub fn find_tasks(folder: &Path) -> Result<Vec<PathBuf>, RolloutError> {
+    let is_task = |path: &Path| path.join("task.toml").is_file();
+    if is_task(folder) {
+        return Ok(vec![folder.to_path_buf()]);
+    }
+    let entries = fs::read_dir(folder).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let entries = entries.map_err(RolloutError::io("list", folder))?;
+    let mut found: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path()).filter(|path| is_task(path)).collect();
+    found.sort();
+    if found.is_empty() { Err(RolloutError::NoTasks { path: folder.to_path_buf() }) } else { Ok(found) }
+}
+
+/// Writes a candidate as a new folder in the place of an old one.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_candidate(dest: &Path, files: &Files) -> Result<(), RolloutError> {
+    remove(dest)?;
+    for (name, bytes) in files {
+        let path = dest.join(name);
+        let parent = path.parent().unwrap_or(dest);
+        fs::create_dir_all(parent).map_err(RolloutError::io("create", parent))?;
+        let written = fs::File::create_new(&path).and_then(|mut file| file.write_all(bytes));
+        written.map_err(RolloutError::io("write", &path))?;
+    }
+    Ok(())
+}
+
+/// Removes a folder, if it is there.
+pub(super) fn remove(path: &Path) -> Result<(), RolloutError> {
+    match fs::remove_dir_all(path) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(RolloutError::io("remove", path)(source)),
+        _ => Ok(()),
+    }
+}
+
+/// One task with what an environment begins with.
+#[derive(Debug)]
+struct Known {
+    folder: PathBuf,
+    prompt: Arc<Conversation>,
+    files: Files,
+}
+
+
+/// Rust tasks.
+#[derive(Debug)]
+pub struct TaskSet {
+    known: Vec<Known>,
+    ids: Vec<String>,
+    fingerprint: String,
+}
+
+impl TaskSet {
+    /// The tasks of these folders; `keys` say what a model is told of them.
+    ///
+    /// # Errors
+    /// A task that cannot be judged, an id that is there twice, files that cannot be read.
+    pub fn load(folders: &[PathBuf], keys: &PromptKeys) -> Result<Self, RolloutError> {
+        let (mut known, mut ids, mut text) = (Vec::new(), Vec::<String>::new(), format!("{keys:?}"));
+        for folder in folders {
+            let folder = folder.canonicalize().map_err(RolloutError::io("look for", folder))?;
+            let task = Task::load(&folder)?;
+            if ids.contains(&task.file.id) {
+                return Err(RolloutError::SameId { id: task.file.id, path: folder });
+            }
+            let files = read_crate(&folder.join("start"))?;
+            let prompt = Arc::new(keys.conversation(&task.file.description, &files));
+            text += &format!(" {} {}", task.file.id, artifact::hash_tree(&folder)?);
+            ids.push(task.file.id);
+            known.push(Known { folder, prompt, files });
+        }
+        Ok(Self { known, ids, fingerprint: artifact::hash_bytes(text.as_bytes()) })
+    }
+
+    /// Folder of a task.
+    pub fn folder(&self, task: usize) -> &Path {
+        &self.known[task].folder
+    }
+
+    /// What a task begins with.
+    pub fn files(&self, task: usize) -> &Files {
+        &self.known[task].files
+    }
+
+    /// What stands before the model's first message.
+    pub fn prompt(&self, task: usize) -> &Conversation {
+        &self.known[task].prompt
+    }
+
+    /// Hash over the tasks and what a model is told of them.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+}
+
+impl Tasks for TaskSet {
+    fn ids(&self) -> &[String] {
+        &self.ids
+    }
+
+    fn environment(&self, task: usize) -> Result<Box<dyn Environment>, RolloutError> {
+        let Known { prompt, files, .. } = &self.known[task];
+        Ok(Box::new(TaskEnvironment::new(prompt.clone(), files.clone())))
+    }
+}
+
+/// The files of a crate, `target` and `.git` left out; the judge has accepted the folder already.
+fn read_crate(root: &Path) -> Result<Files, RolloutError> {
+    let (mut files, mut folders) = (Files::new(), vec![(root.to_path_buf(), String::new())]);
+    while let Some((folder, prefix)) = folders.pop() {
+        let entries = fs::read_dir(&folder).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        for entry in entries.map_err(RolloutError::io("list", &folder))? {
+            let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
+            if ["target", ".git"].contains(&name.as_str()) {
+                continue;
+            }
+            if entry.path().is_dir() {
+                folders.push((entry.path(), format!("{name}/")));
+            } else {
+                files.insert(name, artifact::read_bounded(&entry.path(), MAX_FILE_BYTES)?);
+            }
+        }
+    }
+    Ok(files)
+}
