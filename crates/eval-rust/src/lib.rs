@@ -3,11 +3,13 @@
 //! `judge` compiles and runs what nobody trusts, through `sandbox::Run`, and says what it is worth; `verdict` and
 //! `pass_at_k` are the arithmetic over that.
 
+mod episodes;
 pub mod judge;
 mod pass_at_k;
 pub mod sandbox;
 mod verdict;
 
+pub use episodes::{Episode, EpisodesError, read_episodes};
 pub use pass_at_k::{mean_pass_at_k, pass_at_k};
 pub use verdict::{Rates, Verdict, read_verdicts, score};
 
