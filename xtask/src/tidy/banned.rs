@@ -36,6 +36,7 @@ const CODE: [Ban; 9] = [
             ("xtask/src/ci.rs", "the wall time of a check"),
             ("benches/src/", "what a benchmark measures"),
             ("crates/eval-rust/src/sandbox/", "the limits of a run and what it took"),
+            ("crates/eval-rust/src/bench.rs", "what a benchmark measures"),
         ],
     },
     Ban {
