@@ -7,12 +7,16 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+use eval_rust::ScoreError;
+use eval_rust::judge::JudgeError;
 use eval_rust::sandbox::{self, Layer, SandboxError};
 
 /// A verdict is negative.
 const FAILED: u8 = 1;
 /// The usage or the input is wrong.
 const BAD_INPUT: u8 = 2;
+/// A safety rule: the judge itself failed.
+const STOPPED: u8 = 3;
 /// The environment lacks something.
 const LACKING: u8 = 4;
 
@@ -54,12 +58,23 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
-            ExitCode::from(match error.downcast_ref() {
-                Some(SandboxError::Missing { .. }) => LACKING,
-                _ => BAD_INPUT,
-            })
+            ExitCode::from(code(&error))
         }
     }
+}
+
+fn code(error: &anyhow::Error) -> u8 {
+    let lacking = |error: &SandboxError| matches!(error, SandboxError::Missing { .. });
+    for cause in error.chain() {
+        match (cause.downcast_ref(), cause.downcast_ref(), cause.downcast_ref()) {
+            (Some(error), _, _) if lacking(error) => return LACKING,
+            (_, Some(JudgeError::NoToolchain { .. }), _) => return LACKING,
+            (_, Some(JudgeError::Sandbox(error)), _) if lacking(error) => return LACKING,
+            (_, _, Some(ScoreError::JudgeErrors { .. })) => return STOPPED,
+            _ => {}
+        }
+    }
+    BAD_INPUT
 }
 
 fn run(cli: Cli) -> Result<ExitCode> {

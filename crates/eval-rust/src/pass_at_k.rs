@@ -5,15 +5,25 @@
 //!
 //! Source: Chen et al. 2021, "Evaluating Large Language Models Trained on Code", equation 1.
 
-use crate::EvalError;
+/// pass@k needs at least k samples.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "pass@{k} needs at least {k} samples of every task and k above 0, a task has {n}; draw more samples or ask for a smaller k"
+)]
+pub struct TooFewSamples {
+    /// Requested k.
+    pub k: u64,
+    /// Samples found.
+    pub n: u64,
+}
 
 /// Unbiased pass@k of one task with `n` samples of which `correct` passed.
 ///
 /// # Errors
-/// `TooFewSamples` when `k` exceeds `n` or is 0.
-pub fn pass_at_k(n: u64, correct: u64, k: u64) -> Result<f64, EvalError> {
+/// [`TooFewSamples`] when `k` exceeds `n` or is 0.
+pub fn pass_at_k(n: u64, correct: u64, k: u64) -> Result<f64, TooFewSamples> {
     if k == 0 || k > n {
-        return Err(EvalError::TooFewSamples { k, n });
+        return Err(TooFewSamples { k, n });
     }
     let wrong = n.saturating_sub(correct);
     if wrong < k {
@@ -21,21 +31,6 @@ pub fn pass_at_k(n: u64, correct: u64, k: u64) -> Result<f64, EvalError> {
     }
     let all_wrong: f64 = (wrong + 1..=n).map(|i| 1.0 - k as f64 / i as f64).product();
     Ok(1.0 - all_wrong)
-}
-
-/// Mean pass@k over tasks given as `(samples, correct)`.
-///
-/// # Errors
-/// `Empty` without tasks; `TooFewSamples` as in [`pass_at_k`].
-pub fn mean_pass_at_k(tasks: &[(u64, u64)], k: u64) -> Result<f64, EvalError> {
-    if tasks.is_empty() {
-        return Err(EvalError::Empty);
-    }
-    let mut sum = 0.0;
-    for &(n, correct) in tasks {
-        sum += pass_at_k(n, correct, k)?;
-    }
-    Ok(sum / tasks.len() as f64)
 }
 
 #[cfg(test)]
@@ -68,7 +63,7 @@ mod tests {
 
     #[test]
     fn more_samples_than_drawn_is_refused() {
-        assert!(matches!(pass_at_k(3, 1, 4), Err(EvalError::TooFewSamples { k: 4, n: 3 })));
-        assert!(matches!(mean_pass_at_k(&[], 1), Err(EvalError::Empty)));
+        assert_eq!(pass_at_k(3, 1, 4), Err(TooFewSamples { k: 4, n: 3 }));
+        assert_eq!(pass_at_k(3, 1, 0), Err(TooFewSamples { k: 0, n: 3 }));
     }
 }

@@ -37,6 +37,7 @@ const CODE: [Ban; 9] = [
             ("benches/src/", "what a benchmark measures"),
             ("crates/eval-rust/src/sandbox/", "the limits of a run and what it took"),
             ("crates/moe-agent/src/rollout/stopwatch.rs", "the speed of rollouts, in figures and nowhere else"),
+            ("crates/eval-rust/src/bench.rs", "what a benchmark measures"),
         ],
     },
     Ban {

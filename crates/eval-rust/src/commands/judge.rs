@@ -95,20 +95,35 @@ pub(crate) fn check_task(arguments: CheckArguments, helper: &Path) -> Result<Exi
     Ok(ExitCode::SUCCESS)
 }
 
-fn with<T>(setup: &Setup, helper: &Path, act: impl FnOnce(&Judge<'_>, u64) -> Result<T>) -> Result<T> {
-    let toolchain = match &setup.toolchain {
-        Some(toolchain) => toolchain.clone(),
-        None => find_toolchain(&|name| std::env::var_os(name))?,
-    };
-    std::fs::create_dir_all(&setup.work).with_context(|| format!("creating {}", setup.work.display()))?;
-    let absolute = |path: &PathBuf| path.canonicalize().with_context(|| format!("looking for {}", path.display()));
-    let options = Options {
-        toolchain: absolute(&toolchain)?,
-        vendor: setup.vendor.as_ref().map(absolute).transpose()?,
-        work: absolute(&setup.work)?,
-    };
-    let seed = setup.seed.map_or_else(random_seed, Ok)?;
-    let sandbox = Sandbox::new(helper, &setup.allow_weaker)?;
+impl Setup {
+    /// Folders, all absolute.
+    pub(crate) fn options(&self) -> Result<Options> {
+        let toolchain = match &self.toolchain {
+            Some(toolchain) => toolchain.clone(),
+            None => find_toolchain(&|name| std::env::var_os(name))?,
+        };
+        std::fs::create_dir_all(&self.work).with_context(|| format!("creating {}", self.work.display()))?;
+        let absolute = |path: &PathBuf| path.canonicalize().with_context(|| format!("looking for {}", path.display()));
+        Ok(Options {
+            toolchain: absolute(&toolchain)?,
+            vendor: self.vendor.as_ref().map(absolute).transpose()?,
+            work: absolute(&self.work)?,
+        })
+    }
+
+    pub(crate) fn seed(&self) -> Result<u64> {
+        self.seed.map_or_else(random_seed, Ok)
+    }
+
+    pub(crate) fn sandbox(&self, helper: &Path) -> Result<Sandbox> {
+        Ok(Sandbox::new(helper, &self.allow_weaker)?)
+    }
+}
+
+/// Does something with a judge and a seed.
+pub(crate) fn with<T>(setup: &Setup, helper: &Path, act: impl FnOnce(&Judge<'_>, u64) -> Result<T>) -> Result<T> {
+    let (options, seed) = (setup.options()?, setup.seed()?);
+    let sandbox = setup.sandbox(helper)?;
     act(&Judge::new(&sandbox, options)?, seed)
 }
 

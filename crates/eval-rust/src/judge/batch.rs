@@ -48,28 +48,37 @@ impl Judge<'_> {
     ///
     /// Entry `i` gets the seed `seed + i`. A task that cannot be read is a judgement with `Status::Error`.
     pub fn judge_all(&self, entries: &[Entry], jobs: usize, seed: u64) -> Vec<Judgement> {
-        let next = AtomicUsize::new(0);
-        let done: Mutex<Vec<Option<Judgement>>> = Mutex::new(vec![None; entries.len()]);
-        std::thread::scope(|scope| {
-            for _ in 0..jobs.clamp(1, entries.len().max(1)) {
-                scope.spawn(|| {
-                    loop {
-                        let i = next.fetch_add(1, Ordering::Relaxed);
-                        let Some(entry) = entries.get(i) else { return };
-                        let seed = seed.wrapping_add(i as u64);
-                        let judgement = match Task::load(&entry.task) {
-                            Ok(task) => self.judge(&task, &entry.candidate, seed),
-                            Err(error) => unread(&entry.task, seed, &error),
-                        };
-                        done.lock().unwrap_or_else(PoisonError::into_inner)[i] = Some(judgement);
-                    }
-                });
+        let one = |i: usize| {
+            let (entry, seed) = (&entries[i], seed.wrapping_add(i as u64));
+            match Task::load(&entry.task) {
+                Ok(task) => self.judge(&task, &entry.candidate, seed),
+                Err(error) => unread(&entry.task, seed, &error),
             }
-        });
-        let done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let missing = |i: usize| unread(&entries[i].task, seed, &"was not judged");
-        done.into_iter().enumerate().map(|(i, judgement)| judgement.unwrap_or_else(|| missing(i))).collect()
+        };
+        let done = in_parallel(entries.len(), jobs, one).into_iter().enumerate();
+        done.map(|(i, one)| one.unwrap_or_else(|| unread(&entries[i].task, seed, &"was not judged"))).collect()
     }
+}
+
+/// Does `n` things with at most `jobs` at a time; the results come in order, `None` for what did not come to an end.
+pub(crate) fn in_parallel<T: Send>(n: usize, jobs: usize, one: impl Fn(usize) -> T + Sync) -> Vec<Option<T>> {
+    let next = AtomicUsize::new(0);
+    let done: Mutex<Vec<Option<T>>> = Mutex::new((0..n).map(|_| None).collect());
+    std::thread::scope(|scope| {
+        for _ in 0..jobs.clamp(1, n.max(1)) {
+            scope.spawn(|| {
+                loop {
+                    let i = next.fetch_add(1, Ordering::Relaxed);
+                    if i >= n {
+                        return;
+                    }
+                    let result = one(i);
+                    done.lock().unwrap_or_else(PoisonError::into_inner)[i] = Some(result);
+                }
+            });
+        }
+    });
+    done.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn unread(task: &Path, seed: u64, error: &dyn std::fmt::Display) -> Judgement {

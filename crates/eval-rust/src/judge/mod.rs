@@ -18,6 +18,7 @@ mod driver;
 mod error;
 mod policy;
 mod private;
+mod read;
 mod report;
 mod rewrite;
 mod steps;
@@ -35,19 +36,29 @@ mod workspace;
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::time::Duration;
 
 use gates::artifact;
 
+pub(crate) use batch::in_parallel;
 pub use batch::{Entry, read_list};
 pub use diff::changed_lines;
 pub use error::JudgeError;
+pub(crate) use error::io;
+pub(crate) use private::write_new;
+pub use read::{ReadError, read_judgements};
 pub use report::{Judgement, Status, VERSION};
 pub use task::{Function, Task, TaskFile, TaskKind, TaskLimits};
+pub(crate) use tokens::flatten;
 pub use toolchain::find_toolchain;
 
-use crate::sandbox::Run;
+use crate::sandbox::{CollectError, End, Run};
 use collect::{Files, Unfit, collect};
 use error::Result;
+use private::Private;
+
+/// The longest that rustfmt may take.
+const FORMAT: Duration = Duration::from_secs(30);
 
 /// Name of a step, for errors.
 type Step = &'static str;
@@ -93,6 +104,7 @@ impl<'a> Judge<'a> {
     /// Never fails: what goes wrong on this side is a judgement with [`Status::Error`].
     pub fn judge(&self, task: &Task, candidate: &Path, seed: u64) -> Judgement {
         let mut report = Judgement::new(&task.file.id, seed);
+        report.task_hash.clone_from(&task.hash);
         report.tests_expected = task.expected().count() as u64;
         if let Err(error) = self.decide(task, candidate, &mut report) {
             report.status = Status::Error;
@@ -106,7 +118,9 @@ impl<'a> Judge<'a> {
     fn decide(&self, task: &Task, candidate: &Path, report: &mut Judgement) -> Result<()> {
         let files = match collect(candidate) {
             Ok(files) => files,
-            Err(Unfit::Io { op, path, source }) => return Err(JudgeError::Io { op, path, source }),
+            Err(Unfit::Collect(CollectError::Read { path, source })) => {
+                return Err(JudgeError::Io { op: "read", path: candidate.join(path), source });
+            }
             Err(unfit) => {
                 report.status = Status::Refused;
                 report.because(unfit.to_string());
@@ -129,31 +143,54 @@ impl<'a> Judge<'a> {
     /// # Errors
     /// [`JudgeError::Task`] naming the contradiction; any error of judging.
     pub fn check_task(&self, task: &Task, seed: u64) -> Result<()> {
-        let bad = |what: String| Err(JudgeError::Task { path: task.dir.clone(), what });
         let solution = self.judge(task, &task.solution(), seed);
-        if !solution.passed || !solution.clippy_clean || !solution.formatted {
-            return bad(format!("the solution does not pass: {} {:?}", solution.reason, solution.tests_failed));
+        let wrong = solution_fault(&solution).or_else(|| start_fault(task, &self.judge(task, &task.start(), seed)));
+        wrong.map_or(Ok(()), |what| Err(JudgeError::Task { path: task.dir.clone(), what }))
+    }
+
+    /// A file of Rust as rustfmt writes it.
+    ///
+    /// # Errors
+    /// [`JudgeError::Own`] with what rustfmt says where it cannot.
+    pub fn format(&self, source: &str, edition: &str) -> Result<String> {
+        let private = Private::new(&self.options.work)?;
+        let args = ["--edition", edition, "--emit", "stdout"];
+        let mut command = commands::tool(&self.places(private.path()), "rustfmt", &args, "ws", false, FORMAT);
+        command.stdin = source.into();
+        let outcome = commands::run(self.runner, &command, &mut Judgement::new("", 0))?;
+        let own = |what: String| JudgeError::Own { step: "rustfmt", what };
+        if outcome.end != End::Exit(0) {
+            let said = String::from_utf8_lossy(&outcome.stderr).into_owned();
+            return Err(own(format!("{}: {said}", commands::ended(outcome.end))));
         }
-        let start = self.judge(task, &task.dir.join("start"), seed);
-        if start.status == Status::Error {
-            return bad(format!("the start cannot be judged: {}", start.reason));
-        }
-        if start.passed {
-            return bad("the start passes already".into());
-        }
-        let fails = |name: &String| !start.compiled || start.tests_failed.contains(name);
-        if let Some(name) = task.file.fail_to_pass.iter().find(|name| !fails(name)) {
-            return bad(format!("`{name}` passes already"));
-        }
-        if let Some(name) = task.file.pass_to_pass.iter().find(|name| fails(name)) {
-            return bad(format!("`{name}` fails before"));
-        }
-        Ok(())
+        String::from_utf8(outcome.stdout).map_err(|error| own(error.to_string()))
     }
 }
 
+/// Why a judged solution is none.
+pub(crate) fn solution_fault(solution: &Judgement) -> Option<String> {
+    let good = solution.passed && solution.clippy_clean && solution.formatted;
+    let Judgement { reason, tests_failed, lints, .. } = solution;
+    (!good).then(|| format!("the solution does not pass: {reason} {tests_failed:?} {lints:?}"))
+}
+
+/// Why a judged start is none.
+pub(crate) fn start_fault(task: &Task, start: &Judgement) -> Option<String> {
+    if start.status == Status::Error {
+        return Some(format!("the start cannot be judged: {}", start.reason));
+    }
+    if start.passed {
+        return Some("the start passes already".into());
+    }
+    let fails = |name: &String| !start.compiled || start.tests_failed.contains(name);
+    if let Some(name) = task.file.fail_to_pass.iter().find(|name| !fails(name)) {
+        return Some(format!("`{name}` passes already"));
+    }
+    task.file.pass_to_pass.iter().find(|name| fails(name)).map(|name| format!("`{name}` fails before"))
+}
+
 /// Hash over names and contents.
-fn hash(files: &Files) -> String {
+pub(crate) fn hash(files: &Files) -> String {
     let lines: String =
         files.iter().map(|(name, bytes)| format!("{} {name:?}\n", artifact::hash_bytes(bytes))).collect();
     artifact::hash_bytes(lines.as_bytes())

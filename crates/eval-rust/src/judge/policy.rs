@@ -221,6 +221,10 @@ impl Counts {
             match token.text.as_str() {
                 "unsafe" => self.unsafes += 1,
                 "allow" | "expect" if token.in_attribute && silences(i) => self.lints += 1,
+                // A name of clippy that is no path asks whether it is clippy that reads this.
+                "clippy" if token.in_attribute && !tokens.get(i + 1).is_some_and(|next| next.is(":")) => {
+                    self.lints += 1
+                }
                 "rustfmt" if token.in_attribute => self.formats += 1,
                 _ => {}
             }

@@ -2,11 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::Verdict;
 use crate::sandbox::Layer;
 
 /// Version of the format of [`Judgement`].
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// How far judging came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +27,8 @@ pub struct Judgement {
     pub version: u32,
     /// Task id.
     pub task: String,
+    /// Hash of all that decided: [`Task::hash`](super::Task::hash).
+    pub task_hash: String,
     /// Hash of the candidate's files.
     pub candidate: String,
     /// How far judging came.
@@ -78,6 +79,10 @@ pub struct Judgement {
     pub seed: u64,
     /// The first thing that went wrong; empty when nothing did.
     pub reason: String,
+    /// Codes of the compiler's errors in the candidate's own crate, each once, such as `E0425`.
+    pub error_codes: Vec<String>,
+    /// Names of the lints that found something, each once, such as `clippy::needless_return`.
+    pub lints: Vec<String>,
     /// What the compiler and clippy said, shortened.
     pub diagnostics: String,
 }
@@ -87,6 +92,7 @@ impl Judgement {
         Self {
             version: VERSION,
             task: task.into(),
+            task_hash: String::new(),
             candidate: String::new(),
             status: Status::Error,
             passed: false,
@@ -111,6 +117,8 @@ impl Judgement {
             weaker: Vec::new(),
             seed,
             reason: String::new(),
+            error_codes: Vec::new(),
+            lints: Vec::new(),
             diagnostics: String::new(),
         }
     }
@@ -120,17 +128,5 @@ impl Judgement {
         if self.reason.is_empty() {
             self.reason = reason.into();
         }
-    }
-
-    /// The verdict that is counted; `None` of a judge's error, which must not be counted as anything.
-    pub fn verdict(&self, candidate: u64) -> Option<Verdict> {
-        (self.status != Status::Error).then(|| Verdict {
-            task: self.task.clone(),
-            candidate,
-            compiled: self.compiled,
-            tests_passed: self.tests_passed,
-            clippy_clean: self.clippy_clean,
-            diff_lines: self.diff_lines,
-        })
     }
 }

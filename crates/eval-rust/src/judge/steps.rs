@@ -1,6 +1,6 @@
 //! The steps of judging an admitted candidate, each on what the one before left.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
@@ -23,6 +23,8 @@ use crate::sandbox::{End, Outcome};
 const DIAGNOSTICS: usize = 16 << 10;
 /// Runs over the same questions, each in another order.
 const RUNS: u64 = 2;
+/// What cargo's id of the candidate's package contains.
+const CANDIDATE: &str = "/ws/candidate#";
 /// Lints that stay on whatever an attribute says.
 const FORCED: [&str; 4] = ["--force-warn", "clippy::all", "--force-warn", "unused"];
 
@@ -35,14 +37,16 @@ pub(super) fn run(judge: &Judge<'_>, task: &Task, admitted: &Admitted, report: &
     let private = Private::new(&judge.options.work)?;
     judge.lay_out(&private, task, &admitted.files)?;
     let steps = Steps { judge, task, private: &private };
-    report.compiled = steps.check(report)?;
-    if report.compiled {
-        steps.clippy(report)?;
+    if steps.clippy(report)? {
         steps.format(admitted, report)?;
         let built = steps.build(report)?;
-        let tests = steps.tests(&built, report)?;
-        report.tests_passed = tests && steps.functions(&built, report)?;
-    } else {
+        if report.compiled {
+            let tests = steps.tests(&built, report)?;
+            report.tests_passed = tests && steps.functions(&built, report)?;
+        }
+    }
+    if !report.compiled {
+        (report.clippy_clean, report.formatted) = (false, false);
         report.tests_failed = task.expected().cloned().collect();
     }
     report.passed = report.compiled && report.tests_passed;
@@ -62,36 +66,31 @@ impl Steps<'_> {
         commands::run(self.judge.runner, &command, report)
     }
 
-    fn check(&self, report: &mut Judgement) -> Result<bool> {
-        let package = &self.task.package;
-        let args = ["check", "--frozen", "-p", package, "--lib", "--message-format=json"];
-        let outcome = self.tool("cargo", &args, "ws", self.task.file.limits.check(), report)?;
-        if outcome.end == End::Exit(0) {
-            return Ok(true);
-        }
-        let said = messages(&outcome.stdout);
-        blame("check", &outcome, package)?;
-        keep(report, said.iter().filter(|message| message.level == "error"));
-        report.because(format!("does not compile: {}", ended(outcome.end)));
-        Ok(false)
-    }
-
-    fn clippy(&self, report: &mut Judgement) -> Result<()> {
+    /// Checks and lints in one go; whether the candidate may compile. Whether it does is for the build to say, because clippy
+    /// has errors of its own, and an attribute can tell it from the compiler.
+    fn clippy(&self, report: &mut Judgement) -> Result<bool> {
         let package = &self.task.package;
         let mut args = vec!["clippy", "--frozen", "-p", package, "--lib", "--no-deps", "--message-format=json", "--"];
         if !self.silences() {
             args.extend(FORCED);
         }
         let outcome = self.tool("cargo", &args, "ws", self.task.file.limits.clippy(), report)?;
-        let found = messages(&outcome.stdout);
+        let said = Said::new(&outcome.stdout);
         if outcome.end != End::Exit(0) {
             blame("clippy", &outcome, package)?;
         }
-        report.clippy_findings = found.len() as u64;
+        // What takes too long here would not be faster in the build.
+        if said.has_hard_error() || !matches!(outcome.end, End::Exit(_)) {
+            said.keep_errors(report);
+            report.because(format!("does not compile: {}", ended(outcome.end)));
+            return Ok(false);
+        }
+        report.clippy_findings = said.messages.len() as u64;
+        report.lints = said.codes(|_| true);
         let whole = outcome.end == End::Exit(0) && !outcome.truncated;
-        report.clippy_clean = whole && found.is_empty() && report.lint_attributes_added == 0;
-        keep(report, found.iter());
-        Ok(())
+        report.clippy_clean = whole && said.messages.is_empty() && report.lint_attributes_added == 0;
+        keep(report, said.messages.iter());
+        Ok(true)
     }
 
     /// Whether the task's own crate silences lints, which then stays as it is.
@@ -115,14 +114,21 @@ impl Steps<'_> {
         Ok(())
     }
 
-    /// Builds the judge's programs and takes those that there are; the target folder is not looked at again.
+    /// Builds the candidate and the judge's programs over it, and takes those that there are; the target folder is not looked
+    /// at again.
     fn build(&self, report: &mut Judgement) -> Result<Vec<String>> {
-        let args = ["build", "--frozen", "--keep-going", "-p", HARNESS, "--bins"];
+        let args = ["build", "--frozen", "--keep-going", "-p", HARNESS, "--bins", "--message-format=json"];
         let outcome = self.tool("cargo", &args, "ws", self.task.file.limits.check(), report)?;
+        let said = Said::new(&outcome.stdout);
+        report.compiled = said.built;
         if outcome.end != End::Exit(0) {
-            if blame("build", &outcome, HARNESS).is_err() {
+            if !said.built {
                 blame("build", &outcome, &self.task.package)?;
+                said.keep_errors(report);
+                report.because(format!("does not compile: {}", ended(outcome.end)));
+                return Ok(Vec::new());
             }
+            blame("build", &outcome, HARNESS)?;
             report.unsound = true;
             report.because(format!("tests do not build with it: {}", ended(outcome.end)));
         }
@@ -270,20 +276,61 @@ fn nonce() -> Result<String> {
 
 struct Message {
     level: String,
+    /// `E0425`, a lint's name, or nothing.
+    code: String,
     rendered: String,
 }
 
-/// What the compiler said, without its summaries, which have no place in the source.
-fn messages(stdout: &[u8]) -> Vec<Message> {
-    let text = String::from_utf8_lossy(stdout);
-    let message = |line: &str| -> Option<Message> {
-        let line: Value = serde_json::from_str(line).ok()?;
-        let message = line.get("message").filter(|_| line["reason"] == "compiler-message")?;
-        let placed = message["spans"].as_array().is_some_and(|spans| !spans.is_empty());
-        let text = |key: &str| message[key].as_str().unwrap_or_default().to_owned();
-        placed.then(|| Message { level: text("level"), rendered: text("rendered") })
-    };
-    text.lines().filter_map(message).collect()
+impl Message {
+    /// An error of the compiler and not of a lint: this is no Rust that compiles.
+    fn is_hard(&self) -> bool {
+        let numbered = self.code.strip_prefix('E').is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_digit()));
+        self.level == "error" && (self.code.is_empty() || numbered)
+    }
+}
+
+/// What cargo said about the candidate's own crate.
+struct Said {
+    /// What has a place in the source, so without summaries.
+    messages: Vec<Message>,
+    /// Its library is there.
+    built: bool,
+}
+
+impl Said {
+    fn new(stdout: &[u8]) -> Self {
+        let mut said = Self { messages: Vec::new(), built: false };
+        for line in String::from_utf8_lossy(stdout).lines() {
+            let Ok(line) = serde_json::from_str::<Value>(line) else { continue };
+            if !line["package_id"].as_str().is_some_and(|id| id.contains(CANDIDATE)) {
+                continue;
+            }
+            said.built |= line["reason"] == "compiler-artifact";
+            let Some(message) = line.get("message").filter(|_| line["reason"] == "compiler-message") else { continue };
+            if message["spans"].as_array().is_some_and(|spans| !spans.is_empty()) {
+                let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+                let (level, rendered) = (text(&message["level"]), text(&message["rendered"]));
+                said.messages.push(Message { level, code: text(&message["code"]["code"]), rendered });
+            }
+        }
+        said
+    }
+
+    fn has_hard_error(&self) -> bool {
+        self.messages.iter().any(Message::is_hard)
+    }
+
+    /// The codes of some messages, each once.
+    fn codes(&self, of: impl Fn(&Message) -> bool) -> Vec<String> {
+        let codes = self.messages.iter().filter(|message| of(message) && !message.code.is_empty());
+        codes.map(|message| message.code.clone()).collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    fn keep_errors(&self, report: &mut Judgement) {
+        report.error_codes = self.codes(Message::is_hard);
+        report.diagnostics.clear();
+        keep(report, self.messages.iter().filter(|message| message.level == "error"));
+    }
 }
 
 fn keep<'m>(report: &mut Judgement, said: impl Iterator<Item = &'m Message>) {

@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use gates::artifact::hash_bytes;
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
 use super::collect::{Files, collect};
 use super::error::{JudgeError, Result};
+use super::hash;
 use super::rewrite::{self, TestFile};
 use super::values::Type;
 
@@ -74,9 +76,9 @@ pub struct TaskFile {
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TaskLimits {
-    /// Seconds of `cargo check`, and of the build of the tests.
+    /// Seconds of the build of the candidate and its tests.
     pub check_s: u64,
-    /// Seconds of clippy.
+    /// Seconds of clippy, which checks at the same time; a candidate that takes longer does not compile.
     pub clippy_s: u64,
     /// Seconds of all tests together.
     pub test_s: u64,
@@ -140,6 +142,8 @@ pub struct Task {
     pub dir: PathBuf,
     /// What was written.
     pub file: TaskFile,
+    /// Hash of all that decides about a candidate: the file, the start, the hidden tests and the solution.
+    pub hash: String,
     pub(crate) start: Files,
     pub(crate) manifest: Table,
     pub(crate) package: String,
@@ -167,7 +171,11 @@ impl Task {
         let package = name("package").ok_or_else(|| bad("start/Cargo.toml has no package name".into()))?;
         let crate_name = name("lib").unwrap_or_else(|| package.clone()).replace('-', "_");
         let edition = manifest["package"].get("edition").and_then(|e| e.as_str()).unwrap_or("2015").to_owned();
+        let hidden = if dir.join("hidden").is_dir() { read("hidden")? } else { Files::new() };
+        let solution = if dir.join("solution").is_dir() { read("solution")? } else { Files::new() };
+        let parts = [hash_bytes(text.as_bytes()), hash(&start), hash(&hidden), hash(&solution)];
         let mut task = Self {
+            hash: hash_bytes(parts.concat().as_bytes()),
             dir: dir.into(),
             types: Vec::new(),
             tests: BTreeMap::new(),
@@ -178,7 +186,6 @@ impl Task {
             crate_name,
             edition,
         };
-        let hidden = if dir.join("hidden").is_dir() { read("hidden")? } else { Files::new() };
         task.tests = task.test_files(&hidden).map_err(bad)?;
         task.types = task.function_types().map_err(bad)?;
         task.check().map_err(bad)?;
@@ -188,6 +195,11 @@ impl Task {
     /// The solution's folder.
     pub fn solution(&self) -> PathBuf {
         self.dir.join("solution")
+    }
+
+    /// The folder of the crate to begin with.
+    pub fn start(&self) -> PathBuf {
+        self.dir.join("start")
     }
 
     /// `file::name` of every test that must pass.

@@ -49,10 +49,18 @@ pub enum CollectError {
 /// `Special` for links, FIFOs, sockets and devices, which are never opened; `Cap` when there is too much; `Read` when the
 /// system fails, also when an entry is swapped while it is being read.
 pub fn collect(folder: &Path, caps: &Caps) -> Result<Vec<(PathBuf, Vec<u8>)>, CollectError> {
+    collect_without(folder, caps, &[])
+}
+
+/// As [`collect`], but what has one of these names directly in `folder` is not looked at and does not count.
+///
+/// # Errors
+/// As [`collect`].
+pub fn collect_without(folder: &Path, caps: &Caps, left_out: &[&str]) -> Result<Vec<(PathBuf, Vec<u8>)>, CollectError> {
     let failed = |source: rustix::io::Errno| CollectError::Read { path: folder.into(), source: source.into() };
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let root = rustix::fs::open(folder, flags, Mode::empty()).map_err(failed)?;
-    let mut found = Collected { caps, entries: 0, bytes: 0, files: Vec::new() };
+    let mut found = Collected { caps, left_out, entries: 0, bytes: 0, files: Vec::new() };
     found.folder(root, Path::new(""), 0)?;
     found.files.sort();
     Ok(found.files)
@@ -60,6 +68,7 @@ pub fn collect(folder: &Path, caps: &Caps) -> Result<Vec<(PathBuf, Vec<u8>)>, Co
 
 struct Collected<'a> {
     caps: &'a Caps,
+    left_out: &'a [&'a str],
     entries: usize,
     bytes: u64,
     files: Vec<(PathBuf, Vec<u8>)>,
@@ -75,7 +84,8 @@ impl Collected<'_> {
         for entry in Dir::read_from(&fd).map_err(read)? {
             let entry = entry.map_err(read)?;
             let name = entry.file_name().to_bytes();
-            if name == b"." || name == b".." {
+            let left_out = depth == 0 && self.left_out.iter().any(|out| out.as_bytes() == name);
+            if name == b"." || name == b".." || left_out {
                 continue;
             }
             self.entries += 1;
@@ -147,6 +157,8 @@ mod tests {
         let folder = folder();
         let want = vec![(PathBuf::from("a/b"), b"one".to_vec()), (PathBuf::from("c"), b"two".to_vec())];
         assert_eq!(collect(folder.path(), &CAPS).unwrap(), want);
+        assert_eq!(collect_without(folder.path(), &CAPS, &["a", "b"]).unwrap(), want[1..]);
+        assert_eq!(collect_without(folder.path(), &CAPS, &["b", "c"]).unwrap(), want[..1], "only at the top");
     }
 
     #[test]

@@ -27,7 +27,7 @@ mod types;
 mod watch;
 
 pub use check::{CheckReport, check};
-pub use collect::{Caps, CollectError, collect};
+pub use collect::{Caps, CollectError, collect, collect_without};
 pub use error::{Layer, SandboxError};
 pub use inside::helper_main;
 pub use launch::{Sandbox, system_mounts};

@@ -176,7 +176,7 @@ fn r06_files_that_steer_the_build_are_refused() {
     let link = set.candidate("solution", &[]);
     std::os::unix::fs::symlink("/etc/passwd", link.join("src/x.rs")).unwrap();
     let got = judge().judge(&set.task(), &link, SEED);
-    assert!(got.status == Status::Refused && got.reason.contains("links"), "{got:#?}");
+    assert!(got.status == Status::Refused && got.reason.contains("no regular file"), "{got:#?}");
 }
 
 #[test]
@@ -191,6 +191,7 @@ fn r07_silenced_lints_are_not_clean() {
         format!("#![allow(warnings, clippy::all)]\n{returns}"),
         returns.replace("/// The words", "#[expect(clippy::needless_return)]\n/// The words"),
         returns.replace("/// The words", "#[cfg_attr(all(), allow(clippy::all))]\n/// The words"),
+        format!("{returns}\n#[cfg(not(clippy))]\nfn unseen() -> u8 {{\n    return 1;\n}}\n"),
         macros,
     ] {
         let got = set.judge("solution", &[("src/lib.rs", &source)]);
@@ -270,7 +271,7 @@ fn r13_r14_r15_own_tests_and_words_count_for_nothing() {
 
 #[test]
 fn bombs_for_the_compiler_end_at_a_limit_and_are_the_candidates_fault() {
-    let set = Set::new("functions", &FUNCTIONS.replace("test_s = 20", "test_s = 20\ncheck_s = 3"));
+    let set = Set::new("functions", &FUNCTIONS.replace("test_s = 20", "test_s = 20\nclippy_s = 3"));
     let endless = "#![allow(long_running_const_eval)]\n".to_owned()
         + &wrong("a - b", "pub const X: u8 = loop {};\npub static Y: u8 = X;");
     let got = unrewarded(&set, &endless);

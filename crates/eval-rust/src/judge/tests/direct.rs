@@ -78,7 +78,9 @@ impl Run for Direct {
             }
             let flooded = flooded.load(Ordering::Relaxed);
             if flooded || start.elapsed() > command.limits.wall {
-                let _ = child.kill();
+                // Its children too, which would hold the pipes.
+                let group = rustix::process::Pid::from_child(&child);
+                let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
                 let _ = child.wait();
                 break if flooded { End::Output } else { End::WallTime };
             }
