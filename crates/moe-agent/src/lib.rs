@@ -1,9 +1,12 @@
-//! The Rust-agent line: today, the record format of its mutation pairs; the program `moe-agent` has the chat format.
+//! The Rust-agent line.
 //!
-//! A mutation pair is a whole file before and after a fix, with the failing test's own output. Mining the pairs, executed
-//! trajectories, adapters and the reinforcement stages belong to this crate and are not part of it yet.
+//! A mutation pair is a whole file before and after a fix, with the failing test's own output; `mutate` makes them,
+//! and `tasks` makes task folders of them.
 
+pub mod mutate;
 mod mutation;
+mod rust_text;
+pub mod tasks;
 
 pub use mutation::{MutationRecord, read_mutations};
 

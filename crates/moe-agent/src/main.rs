@@ -15,6 +15,10 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
+    // A helper of the sandbox is this program in another role; nothing else may happen before it.
+    if std::env::args_os().nth(1).is_some_and(|first| first == eval_rust::sandbox::HELPER) {
+        return eval_rust::sandbox::helper_main();
+    }
     match commands::run(Arguments::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
