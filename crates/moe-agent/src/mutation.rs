@@ -50,7 +50,7 @@ const MIN_SHARED_LINES: f64 = 0.5;
 
 impl MutationRecord {
     /// Why the record cannot be used, if so.
-    fn problem(&self) -> Option<&'static str> {
+    pub(crate) fn problem(&self) -> Option<&'static str> {
         if self.error_message.trim().is_empty() {
             return Some("the error message is empty");
         }

@@ -72,7 +72,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let report = mutate(&settings, &sandbox, &toolchain)?;
     for (split, total) in &report.totals {
         println!(
-            "{split}: {} of {} mutants caught ({} missed, {} unviable, {} timeouts, {} flaky), {} of {} edits refused as \
+            "{split}: {} of {} mutants caught ({} missed, {} unviable, {} timeouts, {} flaky, {} change too much), {} of {} edits refused as \
              wanted; {} pairs, {}..{}..{} bytes, {} of at most 2048; {:.0} s busy",
             total.caught,
             total.mutants,
@@ -80,6 +80,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             total.unviable,
             total.timeouts,
             total.flaky,
+            total.unfit,
             total.edit_pairs,
             total.edits,
             total.caught + total.edit_pairs,

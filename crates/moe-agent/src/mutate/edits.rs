@@ -236,7 +236,7 @@ impl Edits<'_> {
             if let Some(rest) = trimmed.strip_prefix("let ").filter(|_| trimmed.ends_with(';')) {
                 let rest = rest.strip_prefix("mut ").inspect(|rest| _ = mutable.insert(name_of(rest))).unwrap_or(rest);
                 let name = name_of(rest);
-                let used = self.counts.get(name).copied().unwrap_or(0) > 2;
+                let used = self.counts.get(name).copied().unwrap_or(0) > 1;
                 if used && name.len() > 1 && rest[name.len()..].trim_start().starts_with(['=', ':']) {
                     let added = format!("{indent}let {holder} = {name};\n{indent}drop({holder});\n");
                     self.add("use after move", line.end..line.end, &added, &["E0382"]);

@@ -236,8 +236,9 @@ impl Shared<'_> {
     /// Chooses what is tried.
     fn plan(&self, verifier: &Verifier<'_>, identity: String) -> Result<Plan> {
         let settings = self.settings;
+        let tests = verifier.source.test_modules();
         let small = |name: &str| {
-            let code = verifier.source.files.get(name).filter(|_| is_code(name))?;
+            let code = verifier.source.files.get(name).filter(|_| is_code(name) && !tests.contains(name))?;
             std::str::from_utf8(code).ok().filter(|text| text.len() <= settings.max_bytes)
         };
         let mut tries = Vec::new();

@@ -30,6 +30,8 @@ pub struct Yield {
     pub flaky: usize,
     /// Mutants and edits that rustfmt cannot read or that change nothing.
     pub unchanged: usize,
+    /// Pairs that were left out because they change most of their file.
+    pub unfit: usize,
     /// Edits that were compiled.
     pub edits: usize,
     /// Edits that the compiler refused as wanted: pairs.
@@ -128,6 +130,7 @@ impl Yield {
             (Fate::Timeout, _) => &mut self.timeouts,
             (Fate::Flaky, _) => &mut self.flaky,
             (Fate::Unchanged, _) => &mut self.unchanged,
+            (Fate::Unfit, _) => &mut self.unfit,
             (Fate::OtherError, _) => &mut self.edits_other,
         };
         *count += 1;
@@ -151,6 +154,7 @@ impl Yield {
             (&mut self.timeouts, timeouts),
             (&mut self.flaky, flaky),
             (&mut self.unchanged, unchanged),
+            (&mut self.unfit, &other.unfit),
             (&mut self.edits, &other.edits),
             (&mut self.edit_pairs, &other.edit_pairs),
             (&mut self.edits_compile, &other.edits_compile),

@@ -11,6 +11,7 @@ use toml::{Table, Value};
 
 use super::error::{MutateError, Result};
 use super::licence::accepted;
+use crate::rust_text::Tokens;
 
 /// Most bytes of a list, a manifest or a lock file.
 const MAX_LIST: u64 = 4 << 20;
@@ -96,16 +97,40 @@ impl Source {
         gates::artifact::hash_bytes(format!("{}\n{lines}", self.manifest).as_bytes())
     }
 
-    /// Files of Rust that are compiled into the library.
+    /// Files of Rust below `src/`.
     pub(crate) fn code(&self) -> impl Iterator<Item = (&String, &str)> {
         let files = self.files.iter().filter(|(name, _)| is_code(name));
         files.filter_map(|(name, bytes)| Some((name, std::str::from_utf8(bytes).ok()?)))
+    }
+
+    /// Files below `src/` that only tests use, because another one declares them so.
+    pub(crate) fn test_modules(&self) -> BTreeSet<String> {
+        let declared = self.code().flat_map(|(name, text)| {
+            let tokens = Tokens::new(text);
+            let modules = tokens.test_items().into_iter().filter_map(|item| module_of(&text[item]));
+            modules.flat_map(|module| module_files(name, &module)).collect::<Vec<_>>()
+        });
+        declared.filter(|path| self.files.contains_key(path)).collect()
     }
 }
 
 /// Whether a path is of the library's sources.
 pub(crate) fn is_code(name: &str) -> bool {
     name.starts_with("src/") && name.ends_with(".rs")
+}
+
+/// The module that an item declares to be in a file of its own.
+fn module_of(item: &str) -> Option<String> {
+    let tokens = Tokens::new(item);
+    let at = (0..tokens.len()).take_while(|&i| !tokens.is(i, "{")).find(|&i| tokens.is(i, "mod"))?;
+    tokens.is(at + 2, ";").then(|| tokens.word(at + 1).to_owned())
+}
+
+/// Where the file of a module can be that `file` declares.
+pub(crate) fn module_files(file: &str, module: &str) -> [String; 2] {
+    let folder = file.strip_suffix("lib.rs").or(file.strip_suffix("mod.rs")).map(str::to_owned);
+    let folder = folder.unwrap_or_else(|| format!("{}/", file.trim_end_matches(".rs")));
+    [format!("{folder}{module}.rs"), format!("{folder}{module}/mod.rs")]
 }
 
 /// A source that cannot be used, and why.
@@ -442,6 +467,20 @@ mod tests {
         assert!(refusal("MIT", set("data/Cargo.toml", "[dependencies]\na = \"1.0.0\"\n")).contains("begin with `=`"));
         let other = "[[package]]\nname = \"a\"\nversion = \"1.0.0\"\nchecksum = \"cd\"\n";
         assert!(refusal("MIT", set("data/Cargo.lock", other)).contains("not the one of Cargo.lock"));
+    }
+
+    #[test]
+    fn files_that_only_tests_use_are_known() {
+        let lib = b"mod a;\n#[cfg(test)]\nmod tests;\n".to_vec();
+        let a = b"#[cfg(test)]\nmod more;\n#[cfg(test)]\nmod here {}\n".to_vec();
+        let mut files = BTreeMap::from([("src/lib.rs".to_owned(), lib), ("src/a.rs".to_owned(), a)]);
+        for name in ["src/tests.rs", "src/a/more/mod.rs", "src/here.rs"] {
+            files.insert(name.into(), Vec::new());
+        }
+        let manifest = "[package]\nname = \"a\"\n".parse().unwrap();
+        let source = finish("a".into(), "1.0.0".into(), "MIT".into(), Split::Train, manifest, files).unwrap();
+        let want = ["src/a/more/mod.rs", "src/tests.rs"].map(str::to_owned);
+        assert_eq!(source.test_modules(), want.into());
     }
 
     #[test]

@@ -29,6 +29,8 @@ pub(crate) enum Fate {
     Flaky,
     /// It does not change the file, or makes it unreadable.
     Unchanged,
+    /// It changes so much of the file that the two are no versions of one file.
+    Unfit,
     /// An edit that the compiler refuses for another reason than the wanted one.
     OtherError,
 }

@@ -109,6 +109,9 @@ impl<'a> Verifier<'a> {
             failing_tests: evidence.tests,
             error_codes: evidence.codes,
         });
+        if record.as_ref().is_some_and(|record| record.problem().is_some()) {
+            return Ok((Fate::Unfit, None));
+        }
         Ok((fate, record))
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::mutate::source::{Source, is_code};
+use crate::mutate::source::{Source, is_code, module_files};
 use crate::rust_text::{Tokens, without};
 
 /// Words before which an item begins.
@@ -24,7 +24,8 @@ pub(crate) fn part(source: &Source, crate_name: &str) -> Parted {
         parted.code.insert(name.clone(), text.to_owned());
     }
     let names = Names::new(&parted.code, crate_name);
-    for (name, text) in parted.code.clone() {
+    let test_files = source.test_modules();
+    for (name, text) in parted.code.clone().into_iter().filter(|(name, _)| !test_files.contains(name)) {
         let (stripped, bodies) = strip(&text);
         parted.code.insert(name.clone(), stripped);
         let stem = format!("unit_{}", name.trim_start_matches("src/").trim_end_matches(".rs").replace(['/', '-'], "_"));
@@ -34,9 +35,7 @@ pub(crate) fn part(source: &Source, crate_name: &str) -> Parted {
                 Body::Text(text) => body += &text,
                 // The tests are in a file of their own.
                 Body::File(module) => {
-                    let folder = name.strip_suffix("lib.rs").or(name.strip_suffix("mod.rs")).map(str::to_owned);
-                    let folder = folder.unwrap_or_else(|| format!("{}/", name.trim_end_matches(".rs")));
-                    for path in [format!("{folder}{module}.rs"), format!("{folder}{module}/mod.rs")] {
+                    for path in module_files(&name, &module) {
                         body += &parted.code.remove(&path).unwrap_or_default();
                     }
                 }

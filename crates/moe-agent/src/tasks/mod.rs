@@ -492,9 +492,11 @@ impl Maker<'_> {
             made.drop("the same fault again");
             return Ok(false);
         }
-        match self.verified(&draft, &dir)? {
+        match self.verified(record, &draft, &dir)? {
             Err(why) => {
-                std::fs::remove_dir_all(&dir).map_err(io("remove", &dir))?;
+                if dir.exists() {
+                    std::fs::remove_dir_all(&dir).map_err(io("remove", &dir))?;
+                }
                 made.drop(&why);
                 Ok(false)
             }
@@ -506,11 +508,15 @@ impl Maker<'_> {
         }
     }
 
-    /// Writes the folder and has the judge find out what fails before and that the solution passes.
-    fn verified(&self, draft: &Draft, dir: &Path) -> Result<Result<BTreeSet<String>, String>> {
+    /// Writes the folder and has the judge accept it; what the pair says about tests is tried first, then the judge is asked
+    /// which of them fail before. The inner error says why there is no task.
+    fn verified(&self, record: &MutationRecord, draft: &Draft, dir: &Path) -> Result<Result<BTreeSet<String>, String>> {
+        let expected = expected(record, &draft.test_names());
+        if !expected.is_empty() && self.accepts(draft, dir, &expected)?.is_ok() {
+            return Ok(Ok(expected));
+        }
         draft.write(dir, &draft.test_names())?;
-        let task = Task::load(dir)?;
-        let before = self.judge.judge(&task, &dir.join("start"), self.settings.seed);
+        let before = self.judge.judge(&Task::load(dir)?, &dir.join("start"), self.settings.seed);
         if before.status == Status::Error {
             return Err(MutateError::Tool { tool: "the judge", what: before.reason });
         }
@@ -525,10 +531,16 @@ impl Maker<'_> {
             return Ok(Err("no test fails before".into()));
         }
         std::fs::remove_dir_all(dir).map_err(io("remove", dir))?;
-        draft.write(dir, &failing)?;
+        Ok(self.accepts(draft, dir, &failing)?.map(|()| failing))
+    }
+
+    /// Whether the judge accepts the task with these tests as failing before; the folder stays only if it does.
+    fn accepts(&self, draft: &Draft, dir: &Path, failing: &BTreeSet<String>) -> Result<Result<(), String>> {
+        draft.write(dir, failing)?;
         match self.judge.check_task(&Task::load(dir)?, self.settings.seed) {
-            Ok(()) => Ok(Ok(failing)),
+            Ok(()) => Ok(Ok(())),
             Err(error @ eval_rust::judge::JudgeError::Task { .. }) => {
+                std::fs::remove_dir_all(dir).map_err(io("remove", dir))?;
                 // The folder's name would make each reason one of its own.
                 let what = error.to_string();
                 Ok(Err(format!("the judge does not accept it: {}", short(what.split(": ").nth(1).unwrap_or(&what)))))
@@ -537,7 +549,7 @@ impl Maker<'_> {
         }
     }
 
-    /// Planted tasks: one of every crate in turn gets a test and its opposite.
+    /// Planted tasks: held-out ones, in an order that the seed decides, with a test and its opposite.
     fn plant(&self, all: &[(TaskLine, Draft)]) -> Result<Vec<TaskLine>> {
         let key = |line: &TaskLine| {
             gates::artifact::hash_bytes(format!("plant {} {}", self.settings.seed, line.id).as_bytes())
@@ -561,8 +573,13 @@ impl Maker<'_> {
             let task = Task::load(&dir)?;
             let got = self.judge.judge(&task, &task.solution(), self.settings.seed);
             let wrong = [format!("{stem}::{test}")];
-            if got.status == Status::Judged && got.compiled && !got.passed && got.tests_failed == wrong {
-                let (fail_to_pass, pass_to_pass) = (all_tests.len(), 0);
+            let before = self.judge.judge(&task, &dir.join("start"), self.settings.seed);
+            let judged = got.status == Status::Judged && before.status == Status::Judged;
+            std::fs::remove_dir_all(&dir).map_err(io("remove", &dir))?;
+            if judged && got.compiled && !got.passed && !before.passed && got.tests_failed == wrong {
+                let failing: BTreeSet<String> = before.tests_failed.iter().cloned().collect();
+                draft.write(&dir, &failing)?;
+                let (fail_to_pass, pass_to_pass) = (failing.len(), all_tests.len() - failing.len());
                 planted.push(TaskLine {
                     task: name,
                     id: draft.id,
@@ -572,8 +589,6 @@ impl Maker<'_> {
                     ..line.clone()
                 });
                 self.progress.line(&format!("planted {}", line.repo));
-            } else {
-                std::fs::remove_dir_all(&dir).map_err(io("remove", &dir))?;
             }
         }
         Ok(planted)
@@ -603,6 +618,19 @@ fn line(
         pass_to_pass: draft.test_names().len() - failing,
         impossible: false,
     }
+}
+
+/// The tests that should fail before, from what the pair says; none where it says nothing about them.
+fn expected(record: &MutationRecord, names: &BTreeSet<String>) -> BTreeSet<String> {
+    if !record.error_codes.is_empty() {
+        return names.clone();
+    }
+    let last = |name: &str| name.rsplit("::").next().unwrap_or_default().to_owned();
+    let units: BTreeSet<String> = record.failing_tests.iter().map(|name| last(name)).collect();
+    let fails = |name: &&String| {
+        record.failing_tests.contains(*name) || (name.starts_with("unit_") && units.contains(&last(name)))
+    };
+    names.iter().filter(fails).cloned().collect()
 }
 
 /// An empty folder.
@@ -637,6 +665,19 @@ fn lint_names(diagnostics: &str) -> BTreeSet<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tests_that_fail_are_found_under_their_new_names() {
+        let names = ["unit_lib::one", "unit_lib::two", "more::one", "more::three"].map(str::to_owned).into();
+        let record = |tests: &[&str], codes: &[&str]| MutationRecord {
+            failing_tests: tests.iter().map(|test| (*test).to_owned()).collect(),
+            error_codes: codes.iter().map(|code| (*code).to_owned()).collect(),
+            ..MutationRecord::default()
+        };
+        let got = expected(&record(&["tests::one", "more::three"], &[]), &names);
+        assert_eq!(got, ["more::three", "unit_lib::one"].map(str::to_owned).into());
+        assert_eq!(expected(&record(&[], &["E0308"]), &names), names);
+    }
 
     #[test]
     fn lints_are_named_as_attributes_name_them() {

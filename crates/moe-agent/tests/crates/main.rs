@@ -49,7 +49,10 @@ impl Place {
     pub(crate) fn mutate(&self, out: &str, more: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_moe-agent"));
         command.arg("mutate").arg("--sources").arg(self.path("sources.toml")).arg("--out").arg(self.path(out));
-        command.arg("--mutants").arg(self.path("listed")).args(["--max-edits", "4"]).args(more);
+        command.arg("--mutants").arg(self.path("listed")).args(more);
+        if !more.contains(&"--max-edits") {
+            command.args(["--max-edits", "4"]);
+        }
         command
     }
 

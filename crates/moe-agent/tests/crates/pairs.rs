@@ -78,7 +78,7 @@ fn a_killed_run_goes_on_and_ends_as_one_that_was_not() {
         assert!(!read(&place.path("whole").join(file)).is_empty());
     }
     // Everything is done: the third time nothing is built.
-    succeed(place.mutate("killed", &["--mutants", place.path("listed").to_str().unwrap()])).unwrap();
+    succeed(place.mutate("killed", &[])).unwrap();
     assert_eq!(lines("killed"), after);
 }
 
