@@ -1,12 +1,15 @@
-//! The Rust-agent line: the record format of its mutation pairs and its training stages; the program `moe-agent` has the chat
-//! format and runs the stages.
+//! The Rust-agent line: data from real crates, training stages, rollouts and rewards by the judge; the program `moe-agent` runs them.
 //!
-//! A mutation pair is a whole file before and after a fix, with the failing test's own output.
+//! A mutation pair is a whole file before and after a fix, with the failing test's own output; `mutate` makes them, and `tasks`
+//! makes task folders of them.
 
 pub mod grpo;
+pub mod mutate;
 mod mutation;
 pub mod rollout;
+mod rust_text;
 pub mod stages;
+pub mod tasks;
 
 pub use mutation::{MutationRecord, read_mutations};
 

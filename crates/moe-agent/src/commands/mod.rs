@@ -1,11 +1,14 @@
 //! The subcommands, one file each.
 
+mod bench;
 mod grpo;
 mod harmony;
 mod judging;
+mod mutate;
 mod rank;
 mod solve;
 mod stream;
+mod tasks;
 
 use std::process::ExitCode;
 
@@ -35,6 +38,10 @@ pub(crate) enum Command {
     Rank(rank::Arguments),
     /// Train a model by the rewards that the judge gives its own tries.
     Grpo(StageArgs),
+    /// Pairs of faulty and fixed files from crates, each verified in the sandbox.
+    Mutate(mutate::Arguments),
+    /// Task folders for GRPO and evaluation from such pairs, each accepted by the judge.
+    Tasks(tasks::Arguments),
 }
 
 /// Runs one subcommand; the stages tell their own errors.
@@ -49,5 +56,7 @@ pub(crate) fn run(command: Command) -> Result<ExitCode> {
         Command::Solve(arguments) => solve::run(&arguments).map(done),
         Command::Rank(arguments) => rank::run(&arguments).map(done),
         Command::Grpo(args) => Ok(program::<grpo::Grpo>(&args)),
+        Command::Mutate(arguments) => mutate::run(&arguments).map(done),
+        Command::Tasks(arguments) => tasks::run(&arguments).map(done),
     }
 }

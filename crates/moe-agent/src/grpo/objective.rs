@@ -16,7 +16,9 @@ use trainer::{MicroBatch, TrainError};
 use super::GrpoConfig;
 use super::batches::{Packed, Shape, pack};
 use super::record::{Group, Rollout, SampleRecord};
-use crate::rollout::{Ask, Ending, Engine, Episode, Level, Play, RolloutError, Stopwatch, World, Worth, episode_number};
+use crate::rollout::{
+    Ask, Ending, Engine, Episode, Level, Play, RolloutError, Stopwatch, World, Worth, episode_number,
+};
 
 /// Share of tokens whose sampler's log-probability may be out of bounds.
 const MAX_BEYOND: f64 = 0.05;

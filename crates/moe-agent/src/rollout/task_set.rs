@@ -62,7 +62,6 @@ struct Known {
     files: Files,
 }
 
-
 /// Rust tasks.
 #[derive(Debug)]
 pub struct TaskSet {
