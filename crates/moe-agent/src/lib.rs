@@ -1,9 +1,12 @@
-//! The Rust-agent line: today, the record format of its mutation pairs; the program `moe-agent` has the chat format.
+//! The Rust-agent line: the record format of its mutation pairs, the tools of the agent with their executor, and
+//! trajectories, conversations in which every call of a tool was executed. The program `moe-agent` has the chat format too.
 //!
-//! A mutation pair is a whole file before and after a fix, with the failing test's own output. Mining the pairs, executed
-//! trajectories, adapters and the reinforcement stages belong to this crate and are not part of it yet.
+//! A mutation pair is a whole file before and after a fix, with the failing test's own output. Mining the pairs, adapters
+//! and the reinforcement stages belong to this crate and are not part of it yet.
 
 mod mutation;
+pub mod tools;
+pub mod trajectories;
 
 pub use mutation::{MutationRecord, read_mutations};
 

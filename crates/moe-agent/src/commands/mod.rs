@@ -2,8 +2,11 @@
 
 mod harmony;
 mod stream;
+mod trajectories;
 
-use anyhow::Result;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
 use clap::Subcommand;
 
 /// What the program can do.
@@ -12,11 +15,17 @@ pub(crate) enum Command {
     /// Conversations to tokens of GPT-OSS's chat format and back.
     #[command(subcommand)]
     Harmony(harmony::Command),
+    /// Conversations in which every call of a tool was executed, for training; their replay.
+    Trajectories(trajectories::Arguments),
 }
 
 /// Runs one subcommand.
-pub(crate) fn run(command: Command) -> Result<()> {
+pub(crate) fn run(command: Command) -> Result<ExitCode> {
     match command {
-        Command::Harmony(command) => harmony::run(&command),
+        Command::Harmony(command) => harmony::run(&command).map(|()| ExitCode::SUCCESS),
+        Command::Trajectories(arguments) => {
+            let helper = std::env::current_exe().context("finding this program, which is the sandbox's helper")?;
+            trajectories::run(&arguments, &helper)
+        }
     }
 }
