@@ -88,9 +88,7 @@ fn layers() -> Option<&'static [Layer]> {
             };
             match sandbox.run(&command) {
                 Ok(_) => return Some(allowed),
-                Err(SandboxError::Missing { layer, .. })
-                    if layer.stand_in().is_some() && !allowed.contains(&layer) =>
-                {
+                Err(SandboxError::Missing { layer, .. }) if layer.stand_in().is_some() && !allowed.contains(&layer) => {
                     allowed.push(layer);
                 }
                 Err(error) => {
@@ -112,7 +110,9 @@ fn setup(work: &Path) -> Arc<Setup> {
 }
 
 fn files(lib: &str) -> Files {
-    [("Cargo.toml", MANIFEST), ("src/lib.rs", lib)].map(|(name, text)| (name.to_owned(), text.as_bytes().to_vec())).into()
+    [("Cargo.toml", MANIFEST), ("src/lib.rs", lib)]
+        .map(|(name, text)| (name.to_owned(), text.as_bytes().to_vec()))
+        .into()
 }
 
 fn call(executor: &mut Executor<'_>, name: &str, arguments: &str) -> ToolResult {
@@ -157,21 +157,37 @@ fn tools_do_what_they_say_and_the_same_again() {
     let said: Vec<(Status, &str)> = first.iter().map(|result| (result.status(), result.output())).collect();
     assert_eq!(said[0], (Status::Exit(0), "ok: 2 passed\n"));
     assert_eq!(said[2].0, Status::Exit(101));
-    assert!(said[2].1.starts_with("FAILED: 1 passed, 1 failed\ntests::the_larger_is_found\n  panicked at src/lib.rs:"), "{}", said[2].1);
+    assert!(
+        said[2].1.starts_with("FAILED: 1 passed, 1 failed\ntests::the_larger_is_found\n  panicked at src/lib.rs:"),
+        "{}",
+        said[2].1
+    );
     assert_eq!(said[3], (Status::Exit(0), "ok: 1 passed\n"));
-    assert!(said[5].0 == Status::Exit(101) && said[5].1.contains("error[E0425]") && said[5].1.contains("src/lib.rs:5:12"), "{}", said[5].1);
+    assert!(
+        said[5].0 == Status::Exit(101) && said[5].1.contains("error[E0425]") && said[5].1.contains("src/lib.rs:5:12"),
+        "{}",
+        said[5].1
+    );
     assert!(said[6].1.contains("cannot find value `c`"));
     assert!(said[7].1.starts_with("exit code 101\n1. error[E0425]"), "{}", said[7].1);
-    assert!(said[9].0 == Status::Exit(1) && said[9].1.contains("src/lib.rs:5"), "{}", said[9].1);
+    assert!(said[9].0 == Status::Exit(1) && said[9].1.contains("Diff in src/lib.rs:"), "{}", said[9].1);
     assert_eq!(said[10], (Status::Exit(0), "formatted\n"));
     assert_eq!(said[11].0, Status::Exit(0));
     assert_eq!(said[12], (Status::Exit(0), "no test ran\n"), "no test has exactly this name");
-    assert!(said[13].1.contains("pub fn larger(a: u32, b: u32) -> u32") && said[13].1.contains("The larger one."), "{}", said[13].1);
+    assert!(
+        said[13].1.contains("pub fn larger(a: u32, b: u32) -> u32") && said[13].1.contains("The larger one."),
+        "{}",
+        said[13].1
+    );
     assert!(said[14].1.contains("there are larger, words"), "{}", said[14].1);
     assert!(said[15].1.contains("unresolved name"), "{}", said[15].1);
     assert!(said[17].1.contains("needless_return") || said[17].1.contains("clippy::"), "{}", said[17].1);
     for result in &first {
-        assert!(!result.output().contains(work.path().to_str().unwrap()) && !result.output().contains("/agent/"), "{}", result.output());
+        assert!(
+            !result.output().contains(work.path().to_str().unwrap()) && !result.output().contains("/agent/"),
+            "{}",
+            result.output()
+        );
     }
     assert_eq!(session(&sandbox, work.path()), first, "a fresh executor says the same, hashes included");
     assert_eq!(std::fs::read_dir(work.path().join("tools")).unwrap().count(), 0, "nothing is left behind");
@@ -221,7 +237,13 @@ impl Set {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, bytes).unwrap();
         }
-        let faults = [("a > b", "a < b"), ("a > b", "a == b"), ("count += 1", "count -= 1"), ("if !word", "if !words"), ("/// How", "/// Who")];
+        let faults = [
+            ("a > b", "a < b"),
+            ("a > b", "a == b"),
+            ("count += 1", "count -= 1"),
+            ("if !word", "if !words"),
+            ("/// How", "/// Who"),
+        ];
         let record = |(good, bad): (&str, &str)| MutationRecord {
             buggy_code: LIB.replace(good, bad),
             error_message: "assertion failed".into(),
@@ -242,7 +264,7 @@ impl Set {
     fn config(&self, output: &str, more: &str) -> PathBuf {
         let text = format!(
             "mutations = {:?}\ncrates = {:?}\noutput = {:?}\nwork = {:?}\nseed = 3\nmulti_step_ratio = 1.0\n\
-             clippy_per_crate = 3\nfeatures_per_crate = 2\nallow_weaker = {:?}\n{more}",
+             clippy_per_crate = 2\nfeatures_per_crate = 1\nallow_weaker = {:?}\n{more}",
             self.path("mutations.jsonl"),
             self.path("crates"),
             self.path(output),
@@ -311,9 +333,18 @@ fn s22_trajectories_are_executed_and_a_replay_finds_what_was_not() {
         program(&arguments)
     };
     let same = again("1");
-    assert_eq!(same.status.code(), Some(0), "{}{}", String::from_utf8_lossy(&same.stdout), String::from_utf8_lossy(&same.stderr));
+    assert_eq!(
+        same.status.code(),
+        Some(0),
+        "{}{}",
+        String::from_utf8_lossy(&same.stdout),
+        String::from_utf8_lossy(&same.stderr)
+    );
     let report: Value = serde_json::from_slice(&same.stdout).unwrap();
-    assert_eq!((report["replayed"].as_u64(), report["differences"].as_array().map(Vec::len)), (Some(text.lines().count() as u64), Some(0)));
+    assert_eq!(
+        (report["replayed"].as_u64(), report["differences"].as_array().map(Vec::len)),
+        (Some(text.lines().count() as u64), Some(0))
+    );
     let few = again("0.01");
     assert_eq!(serde_json::from_slice::<Value>(&few.stdout).unwrap()["replayed"], 1);
 
@@ -325,7 +356,10 @@ fn s22_trajectories_are_executed_and_a_replay_finds_what_was_not() {
     set.forge("out", "records/records.jsonl", "1 failed", "0 failed");
     let forged = again("1");
     let shown = String::from_utf8_lossy(&forged.stdout).into_owned();
-    assert!(forged.status.code() == Some(1) && shown.contains("output in the record") && shown.contains("0 failed"), "{shown}");
+    assert!(
+        forged.status.code() == Some(1) && shown.contains("output in the record") && shown.contains("0 failed"),
+        "{shown}"
+    );
     std::fs::write(&records, &text).unwrap();
     set.forge("out", "calls.jsonl", "\"exit\":101", "\"exit\":0");
     let forged = again("1");

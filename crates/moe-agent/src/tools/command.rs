@@ -75,9 +75,7 @@ pub(super) fn allow(command: &[String]) -> Result<Allowed, CallError> {
         ["rustc", "--explain", code] if is_code(code) => Ok(Allowed::Explain(code.into())),
         ["ls"] => Ok(Allowed::List(String::new())),
         ["ls", "." | "./"] => Ok(Allowed::List(String::new())),
-        ["ls", path] if !path.starts_with('-') => {
-            Ok(Allowed::List(inside(path.trim_end_matches('/'))?.to_owned()))
-        }
+        ["ls", path] if !path.starts_with('-') => Ok(Allowed::List(inside(path.trim_end_matches('/'))?.to_owned())),
         ["cat" | "head" | "tail" | "less" | "sed", ..] => Err(refused("use read_file to read a file".into())),
         ["grep" | "rg" | "find", ..] => Err(refused("use repo_search to look for a text".into())),
         [] => Err(refused("the list is empty".into())),
@@ -161,11 +159,30 @@ mod tests {
         assert_eq!(read("rustc --explain E0382").unwrap(), Allowed::Explain("E0382".into()));
         assert_eq!(read("ls src/").unwrap(), Allowed::List("src".into()));
         for line in [
-            "rm -rf .", "sh -c ls", "cargo", "cargo run", "cargo install x", "cargo publish", "cargo check --config a=b",
-            "cargo check --manifest-path /x", "cargo build -Zunstable", "cargo test --target-dir /x", "cargo clippy --fix",
-            "cargo clippy -- --emit=link", "cargo clippy -- -W", "cargo fmt -- --config-path /x", "rustc src/lib.rs",
-            "rustc --explain x", "cat src/lib.rs", "ls -R", "cargo check --test", "cargo check --test --lib",
-            "cargo test a b", "cargo test -- --logfile=x", "cargo +nightly test", "",
+            "rm -rf .",
+            "sh -c ls",
+            "cargo",
+            "cargo run",
+            "cargo install x",
+            "cargo publish",
+            "cargo check --config a=b",
+            "cargo check --manifest-path /x",
+            "cargo build -Zunstable",
+            "cargo test --target-dir /x",
+            "cargo clippy --fix",
+            "cargo clippy -- --emit=link",
+            "cargo clippy -- -W",
+            "cargo fmt -- --config-path /x",
+            "rustc src/lib.rs",
+            "rustc --explain x",
+            "cat src/lib.rs",
+            "ls -R",
+            "cargo check --test",
+            "cargo check --test --lib",
+            "cargo test a b",
+            "cargo test -- --logfile=x",
+            "cargo +nightly test",
+            "",
         ] {
             assert!(matches!(read(line), Err(CallError::Command { .. })), "{line}: {:?}", read(line));
         }

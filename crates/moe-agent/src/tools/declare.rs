@@ -59,7 +59,9 @@ impl Tool {
                 r#"{"type":"object","properties":{"filter":{"type":"string"},"target":{"type":"string"}}}"#
             }
             Self::CargoDoc => r#"{"type":"object","properties":{"item":{"type":"string"}},"required":["item"]}"#,
-            Self::SearchCratesIo => r#"{"type":"object","properties":{"query":{"type":"string"}},"required":["query"]}"#,
+            Self::SearchCratesIo => {
+                r#"{"type":"object","properties":{"query":{"type":"string"}},"required":["query"]}"#
+            }
             Self::ReadError => r#"{"type":"object","properties":{"number":{"type":"number"}},"required":["number"]}"#,
         }
     }

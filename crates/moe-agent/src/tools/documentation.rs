@@ -5,8 +5,7 @@ use std::path::Path;
 use super::files::Files;
 
 /// Kinds of items that have a page.
-const KINDS: [&str; 9] =
-    ["fn", "struct", "enum", "trait", "macro", "type", "constant", "static", "union"];
+const KINDS: [&str; 9] = ["fn", "struct", "enum", "trait", "macro", "type", "constant", "static", "union"];
 /// What stands for the end of a line in the text.
 const BREAKS: [&str; 9] = ["p", "/p", "br", "li", "/pre", "/h1", "/h2", "/div", "/summary"];
 
@@ -75,7 +74,11 @@ fn text(page: &[u8]) -> String {
     }
     out += rest;
     let out = out.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", "\"").replace("&#39;", "'");
-    let out = out.replace("&nbsp;", " ").replace("&amp;", "&").replace("Expand description", "").replace("Copy item path", "");
+    let out = out
+        .replace("&nbsp;", " ")
+        .replace("&amp;", "&")
+        .replace("Expand description", "")
+        .replace("Copy item path", "");
     let mut lines: Vec<&str> = Vec::new();
     for line in out.lines().map(str::trim_end) {
         if !(line.trim().is_empty() && lines.last().is_none_or(|last| last.trim().is_empty())) {
@@ -95,7 +98,8 @@ mod tests {
 
     #[test]
     fn pages_are_found_by_path_and_read_as_text() {
-        let names = ["a_b/index.html", "a_b/fn.add.html", "a_b/text/struct.Words.html", "a_b/text/index.html", "a_b/all.html"];
+        let names =
+            ["a_b/index.html", "a_b/fn.add.html", "a_b/text/struct.Words.html", "a_b/text/index.html", "a_b/all.html"];
         let pages: Files = names.iter().map(|name| ((*name).to_owned(), PAGE.as_bytes().to_vec())).collect();
         for item in ["add", "crate::add", "a-b::add", "Words", "text::Words", "a_b::text", ""] {
             assert!(page(&pages, "a_b", item).is_some(), "{item}");

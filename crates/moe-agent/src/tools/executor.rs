@@ -233,9 +233,11 @@ impl<'a> Executor<'a> {
             Arguments::ReadError(it) => {
                 let found = it.number.checked_sub(1).and_then(|at| self.diagnostics.get(at));
                 let hint = format!("; the last output had {}", self.diagnostics.len());
-                done(found.map(|one| one.rendered.clone()).ok_or_else(|| {
-                    CallError::not_found(format!("message {}", it.number), hint)
-                }))
+                done(
+                    found
+                        .map(|one| one.rendered.clone())
+                        .ok_or_else(|| CallError::not_found(format!("message {}", it.number), hint)),
+                )
             }
             Arguments::ApplyPatch(it) => {
                 let tests = self.setup.may_change_tests;
@@ -252,7 +254,10 @@ impl<'a> Executor<'a> {
         let n = text.lines().count();
         let (start, end) = (it.start.unwrap_or(1).max(1), it.end.unwrap_or(n).min(n));
         if start > end {
-            return Err(CallError::not_found(format!("lines {start} to {end}"), format!("; {} has {n} lines", it.path)));
+            return Err(CallError::not_found(
+                format!("lines {start} to {end}"),
+                format!("; {} has {n} lines", it.path),
+            ));
         }
         let mut out: String =
             text.lines().skip(start - 1).take(end + 1 - start).map(|line| format!("{line}\n")).collect();
@@ -380,7 +385,8 @@ impl<'a> Executor<'a> {
         let limit = self.setup.output_bytes;
         if !failed.is_empty() {
             let said = messages::describe(&failed, limit, self.setup.brief);
-            return Ok(with_words(outcome.end, format!("does not compile, {} errors\n{said}", failed.len())));
+            let s = if failed.len() == 1 { "" } else { "s" };
+            return Ok(with_words(outcome.end, format!("does not compile, {} error{s}\n{said}", failed.len())));
         }
         let report = TestReport::read(&printed);
         let ran = report.passed + report.failed.len() + report.ignored > 0;

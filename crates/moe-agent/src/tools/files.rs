@@ -251,8 +251,20 @@ mod tests {
             assert_eq!(inside(path).unwrap(), path);
         }
         for path in [
-            "", "/etc/passwd", "../x", "src/../../x", "./src", "src//lib.rs", "src/", ".cargo/config.toml", "a/.git/x",
-            "target/debug/x", "a\0b", "a\nb", "..\\x", &"a/".repeat(200),
+            "",
+            "/etc/passwd",
+            "../x",
+            "src/../../x",
+            "./src",
+            "src//lib.rs",
+            "src/",
+            ".cargo/config.toml",
+            "a/.git/x",
+            "target/debug/x",
+            "a\0b",
+            "a\nb",
+            "..\\x",
+            &"a/".repeat(200),
         ] {
             assert!(matches!(inside(path), Err(CallError::Path { .. })), "{path:?}");
         }
@@ -282,11 +294,15 @@ mod tests {
         assert_eq!((said.as_str(), ws.text("src/lib.rs").unwrap()), ("src/lib.rs: patched at line 1", "1\ntwo\ntwo\n"));
         assert_eq!(fs::read_to_string(ws.crate_folder().join("src/lib.rs")).unwrap(), "1\ntwo\ntwo\n");
         assert_ne!(ws.hash(), before);
-        assert!(matches!(ws.patch("src/lib.rs", "two", "2", false), Err(CallError::Patch { reason, .. }) if reason.contains("line 2")));
+        assert!(
+            matches!(ws.patch("src/lib.rs", "two", "2", false), Err(CallError::Patch { reason, .. }) if reason.contains("line 2"))
+        );
         assert!(matches!(ws.patch("src/lib.rs", "three", "3", false), Err(CallError::NotFound { .. })));
         assert!(matches!(ws.patch("src/lib.rs", "1", "1", false), Err(CallError::Patch { .. })));
         assert!(matches!(ws.patch("src/lib.rs", "", "x", false), Err(CallError::Patch { .. })));
-        assert!(matches!(ws.patch("lib.rs", "a", "b", false), Err(CallError::NotFound { hint, .. }) if hint.contains("src/lib.rs")));
+        assert!(
+            matches!(ws.patch("lib.rs", "a", "b", false), Err(CallError::NotFound { hint, .. }) if hint.contains("src/lib.rs"))
+        );
         let huge = "x".repeat(MAX_FILE_BYTES + 1);
         assert!(matches!(ws.patch("src/new.rs", "", &huge, false), Err(CallError::Patch { .. })));
         assert!(ws.patch("src/a/new.rs", "", "//! New.\n", false).unwrap().unwrap().contains("new, 1 lines"));

@@ -90,7 +90,10 @@ fn score(entry: &CrateEntry, words: &[&str]) -> usize {
         let alike = name.replace('_', "-") == word.replace('_', "-");
         let keyword = entry.keywords.iter().any(|keyword| keyword.to_lowercase() == **word);
         let described = description.split(|c: char| !c.is_alphanumeric()).any(|part| part == *word);
-        usize::from(alike) * 20 + usize::from(name.contains(*word)) * 5 + usize::from(keyword) * 4 + usize::from(described)
+        usize::from(alike) * 20
+            + usize::from(name.contains(*word)) * 5
+            + usize::from(keyword) * 4
+            + usize::from(described)
     };
     words.iter().map(one).sum()
 }
@@ -151,7 +154,10 @@ mod tests {
         let path = root.path().join("index.jsonl");
         std::fs::write(&path, &text).unwrap();
         let index = CrateIndex::load(&path).unwrap();
-        assert_eq!(index.search("similarity strsim").unwrap(), "strsim 0.10.1: String similarity\njaro 1.0.0: similarity of names\n");
+        assert_eq!(
+            index.search("similarity strsim").unwrap(),
+            "strsim 0.10.1: String similarity\njaro 1.0.0: similarity of names\n"
+        );
         assert_eq!(index.search("k-other").unwrap(), "other 1.0.0: nothing\n");
         assert_eq!(index.search("absent !"), None);
         std::fs::write(&path, format!("{text}{{\"name\":1}}\n")).unwrap();

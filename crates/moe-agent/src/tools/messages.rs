@@ -91,8 +91,11 @@ fn diagnostic(line: &Value) -> Option<Diagnostic> {
 
 /// The messages in words: in full where that fits `limit` bytes and `brief` is not asked for, else a line each.
 pub(super) fn describe(diagnostics: &[&Diagnostic], limit: usize, brief: bool) -> String {
-    let full: String =
-        diagnostics.iter().enumerate().map(|(i, one)| format!("{}. {}", i + 1, one.rendered.trim_end()) + "\n").collect();
+    let full: String = diagnostics
+        .iter()
+        .enumerate()
+        .map(|(i, one)| format!("{}. {}", i + 1, one.rendered.trim_end()) + "\n")
+        .collect();
     if !brief && full.len() <= limit {
         return full;
     }
@@ -111,7 +114,10 @@ mod tests {
         let summary = r#"{"reason":"compiler-message","message":{"level":"error","message":"aborting","spans":[]}}"#;
         let text = format!(
             "{}\n{}\ntest a ... ok\n{}\n{}\n{summary}\n{{\"reason\":no json}}\n",
-            line("warning", "1"), line("error", "9"), line("error", "3"), line("error", "9")
+            line("warning", "1"),
+            line("error", "9"),
+            line("error", "3"),
+            line("error", "9")
         );
         let (found, rest) = split(&text);
         assert_eq!(rest, "test a ... ok\n{\"reason\":no json}\n");

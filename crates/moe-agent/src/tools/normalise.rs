@@ -4,8 +4,19 @@ use super::cargo::{TARGET, TOOLCHAIN, WORKSPACE};
 
 /// Lines of cargo that say what it does, not what it found.
 const PROGRESS: [&str; 13] = [
-    "Compiling", "Checking", "Finished", "Running", "Blocking", "Updating", "Locking", "Documenting", "Generated",
-    "Doc-tests", "Fresh", "Adding", "Dirty",
+    "Compiling",
+    "Checking",
+    "Finished",
+    "Running",
+    "Blocking",
+    "Updating",
+    "Locking",
+    "Documenting",
+    "Generated",
+    "Doc-tests",
+    "Fresh",
+    "Adding",
+    "Dirty",
 ];
 
 /// Text of a program: paths of the sandbox, times, thread ids and addresses taken out.

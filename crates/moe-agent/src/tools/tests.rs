@@ -45,7 +45,11 @@ fn files() -> Files {
     all.iter().map(|(name, text)| ((*name).to_owned(), text.as_bytes().to_vec())).collect()
 }
 
-fn with<T>(played: &[(End, &'static str)], change: impl Fn(&mut Setup), f: impl FnOnce(&mut Executor<'_>, &Played) -> T) -> T {
+fn with<T>(
+    played: &[(End, &'static str)],
+    change: impl Fn(&mut Setup),
+    f: impl FnOnce(&mut Executor<'_>, &Played) -> T,
+) -> T {
     let runner = Played { outcomes: Mutex::new(played.to_vec()), ..Played::default() };
     let work = tempfile::tempdir().unwrap();
     let mut setup = Setup::new("/toolchain".into(), work.path().into());
@@ -94,60 +98,80 @@ fn wrong_calls_are_results_that_say_what_is_wrong() {
         ("search_crates_io", "{\"query\":\"serde\"}", Refusal::NotFound),
         ("read_error", "{\"number\":1}", Refusal::NotFound),
     ];
-    with(&[], |_| {}, |executor, played| {
-        let before = executor.workspace_hash().to_owned();
-        for (name, arguments, want) in cases {
-            let result = call(executor, name, arguments);
-            assert_eq!(result.status(), Status::Refused(want), "{name} {:.60}: {}", arguments, result.output());
-            assert!(result.output().starts_with("error: ") && result.output().len() < 600, "{}", result.output());
-            assert_eq!(result.is_bad_call(), want.is_bad_call());
-            assert!(result.trouble().is_some() && !result.status().is_success());
-        }
-        assert_eq!(executor.workspace_hash(), before);
-        assert!(played.commands.lock().unwrap().is_empty(), "nothing was run");
-        let other = executor.call(&ToolCall::new("browser.open <|x|>", "{}")).unwrap();
-        assert_eq!((other.tool(), other.message().name.as_deref()), (None, Some("functions.unknown")));
-    });
-    with(&[], |setup| setup.tools = vec![Tool::ReadFile], |executor, _| {
-        assert_eq!(call(executor, "run_tests", "{}").status(), Status::Refused(Refusal::Tool));
-        assert!(call(executor, "read_file", "{\"path\":\"src/lib.rs\"}").status().is_success());
-    });
+    with(
+        &[],
+        |_| {},
+        |executor, played| {
+            let before = executor.workspace_hash().to_owned();
+            for (name, arguments, want) in cases {
+                let result = call(executor, name, arguments);
+                assert_eq!(result.status(), Status::Refused(want), "{name} {:.60}: {}", arguments, result.output());
+                assert!(result.output().starts_with("error: ") && result.output().len() < 600, "{}", result.output());
+                assert_eq!(result.is_bad_call(), want.is_bad_call());
+                assert!(result.trouble().is_some() && !result.status().is_success());
+            }
+            assert_eq!(executor.workspace_hash(), before);
+            assert!(played.commands.lock().unwrap().is_empty(), "nothing was run");
+            let other = executor.call(&ToolCall::new("browser.open <|x|>", "{}")).unwrap();
+            assert_eq!((other.tool(), other.message().name.as_deref()), (None, Some("functions.unknown")));
+        },
+    );
+    with(
+        &[],
+        |setup| setup.tools = vec![Tool::ReadFile],
+        |executor, _| {
+            assert_eq!(call(executor, "run_tests", "{}").status(), Status::Refused(Refusal::Tool));
+            assert!(call(executor, "read_file", "{\"path\":\"src/lib.rs\"}").status().is_success());
+        },
+    );
 }
 
 #[test]
 fn files_are_read_searched_and_changed() {
-    with(&[], |_| {}, |executor, _| {
-        assert_eq!(call(executor, "read_file", "{\"path\":\"src/lib.rs\"}").output(), LIB);
-        let part = call(executor, "read_file", "{\"path\":\"src/lib.rs\",\"start\":4,\"end\":5}");
-        assert_eq!(part.output(), "pub fn one() -> u8 {\n    1\n(lines 4-5 of 6)\n");
-        let found = call(executor, "repo_search", "{\"query\":\"fn one\"}");
-        assert_eq!(found.output(), "src/lib.rs:4: pub fn one() -> u8 {\n");
-        assert_eq!(call(executor, "run_command", "{\"command\":[\"ls\"]}").output(), "Cargo.lock\nCargo.toml\nsrc/\ntests/\n");
-        let patched = call(executor, "apply_patch", "{\"path\":\"src/lib.rs\",\"old\":\"    1\\n\",\"new\":\"    2\\n\"}");
-        assert_eq!((patched.status(), patched.output()), (Status::Done, "src/lib.rs: patched at line 5\n"));
-        assert!(executor.text("src/lib.rs").unwrap().contains("    2\n"));
-    });
+    with(
+        &[],
+        |_| {},
+        |executor, _| {
+            assert_eq!(call(executor, "read_file", "{\"path\":\"src/lib.rs\"}").output(), LIB);
+            let part = call(executor, "read_file", "{\"path\":\"src/lib.rs\",\"start\":4,\"end\":5}");
+            assert_eq!(part.output(), "pub fn one() -> u8 {\n    1\n(lines 4-5 of 6)\n");
+            let found = call(executor, "repo_search", "{\"query\":\"fn one\"}");
+            assert_eq!(found.output(), "src/lib.rs:4: pub fn one() -> u8 {\n");
+            assert_eq!(
+                call(executor, "run_command", "{\"command\":[\"ls\"]}").output(),
+                "Cargo.lock\nCargo.toml\nsrc/\ntests/\n"
+            );
+            let patched =
+                call(executor, "apply_patch", "{\"path\":\"src/lib.rs\",\"old\":\"    1\\n\",\"new\":\"    2\\n\"}");
+            assert_eq!((patched.status(), patched.output()), (Status::Done, "src/lib.rs: patched at line 5\n"));
+            assert!(executor.text("src/lib.rs").unwrap().contains("    2\n"));
+        },
+    );
 }
 
 #[test]
 fn hashes_tell_calls_arguments_workspaces_and_outputs_apart() {
-    with(&[], |_| {}, |executor, _| {
-        let read = |executor: &mut Executor<'_>| call(executor, "read_file", "{\"path\":\"src/lib.rs\"}");
-        let first = read(executor);
-        assert_eq!(first, read(executor));
-        let spaced = call(executor, "read_file", "{ \"path\" : \"src/lib.rs\" }");
-        assert_eq!((spaced.call_hash(), spaced.hash()), (first.call_hash(), first.hash()), "canonical arguments");
-        let ranged = call(executor, "read_file", "{\"path\":\"src/lib.rs\",\"start\":1}");
-        assert_eq!(ranged.output(), first.output());
-        assert_ne!(ranged.call_hash(), first.call_hash());
-        let snapshot = executor.snapshot();
-        call(executor, "apply_patch", "{\"path\":\"src/new.rs\",\"old\":\"\",\"new\":\"//! N.\\n\"}");
-        let after = read(executor);
-        assert_eq!(after.output(), first.output());
-        assert_ne!(after.call_hash(), first.call_hash(), "another workspace");
-        executor.restore(snapshot).unwrap();
-        assert_eq!(read(executor), first);
-    });
+    with(
+        &[],
+        |_| {},
+        |executor, _| {
+            let read = |executor: &mut Executor<'_>| call(executor, "read_file", "{\"path\":\"src/lib.rs\"}");
+            let first = read(executor);
+            assert_eq!(first, read(executor));
+            let spaced = call(executor, "read_file", "{ \"path\" : \"src/lib.rs\" }");
+            assert_eq!((spaced.call_hash(), spaced.hash()), (first.call_hash(), first.hash()), "canonical arguments");
+            let ranged = call(executor, "read_file", "{\"path\":\"src/lib.rs\",\"start\":1}");
+            assert_eq!(ranged.output(), first.output());
+            assert_ne!(ranged.call_hash(), first.call_hash());
+            let snapshot = executor.snapshot();
+            call(executor, "apply_patch", "{\"path\":\"src/new.rs\",\"old\":\"\",\"new\":\"//! N.\\n\"}");
+            let after = read(executor);
+            assert_eq!(after.output(), first.output());
+            assert_ne!(after.call_hash(), first.call_hash(), "another workspace");
+            executor.restore(snapshot).unwrap();
+            assert_eq!(read(executor), first);
+        },
+    );
 }
 
 const PASSES: &str = "\nrunning 1 test\ntest one ... ok\n\ntest result: ok. 1 passed; 0 failed; finished in 0.01s\n";
@@ -157,63 +181,95 @@ fn tests_pass_only_when_they_ran_to_their_end() {
     let cut = "\nrunning 2 tests\ntest one ... ok\n";
     let failing = "\nrunning 1 test\ntest one ... FAILED\n\nfailures:\n\n---- one stdout ----\n\nthread 'one' (77) panicked at \
                    src/lib.rs:9:5:\nno\n\n\nfailures:\n    one\n\ntest result: FAILED. 0 passed; 1 failed; finished in 0.02s\n";
-    let played = [(End::Exit(0), PASSES), (End::Exit(0), cut), (End::Exit(101), failing), (End::WallTime, cut), (End::Exit(0), failing)];
-    with(&played, |_| {}, |executor, played| {
-        let run = |executor: &mut Executor<'_>| call(executor, "run_tests", "{}");
-        let first = run(executor);
-        assert_eq!((first.status(), first.output()), (Status::Exit(0), "ok: 1 passed\n"));
-        let second = run(executor);
-        assert_eq!(second.status(), Status::Stopped(End::Exit(0)), "it left in the middle: {}", second.output());
-        let third = run(executor);
-        assert_eq!((third.status(), third.output()), (Status::Exit(101), "FAILED: 0 passed, 1 failed\none\n  panicked at src/lib.rs:9:5:\n  no\n"));
-        assert_eq!(executor.tests().unwrap().failed[0].panicked_at(), Some(("src/lib.rs", 9)));
-        assert_eq!(run(executor).status(), Status::Stopped(End::WallTime));
-        assert!(!run(executor).status().is_success(), "a failure is one whatever the exit code");
-        let commands = played.commands.lock().unwrap();
-        let args: Vec<&str> = commands[0].args.iter().map(|arg| arg.to_str().unwrap()).collect();
-        assert!(args.starts_with(&["test", "--offline", "--locked"]) && args.ends_with(&["--", "--test-threads=1"]), "{args:?}");
-        let writable: Vec<_> = commands[0].mounts.iter().filter(|mount| mount.writable).map(|mount| &mount.inside).collect();
-        assert_eq!(writable, ["/agent/target"], "the crate itself is not writable");
-    });
+    let played = [
+        (End::Exit(0), PASSES),
+        (End::Exit(0), cut),
+        (End::Exit(101), failing),
+        (End::WallTime, cut),
+        (End::Exit(0), failing),
+    ];
+    with(
+        &played,
+        |_| {},
+        |executor, played| {
+            let run = |executor: &mut Executor<'_>| call(executor, "run_tests", "{}");
+            let first = run(executor);
+            assert_eq!((first.status(), first.output()), (Status::Exit(0), "ok: 1 passed\n"));
+            let second = run(executor);
+            assert_eq!(second.status(), Status::Stopped(End::Exit(0)), "it left in the middle: {}", second.output());
+            let third = run(executor);
+            assert_eq!(
+                (third.status(), third.output()),
+                (Status::Exit(101), "FAILED: 0 passed, 1 failed\none\n  panicked at src/lib.rs:9:5:\n  no\n")
+            );
+            assert_eq!(executor.tests().unwrap().failed[0].panicked_at(), Some(("src/lib.rs", 9)));
+            assert_eq!(run(executor).status(), Status::Stopped(End::WallTime));
+            assert!(!run(executor).status().is_success(), "a failure is one whatever the exit code");
+            let commands = played.commands.lock().unwrap();
+            let args: Vec<&str> = commands[0].args.iter().map(|arg| arg.to_str().unwrap()).collect();
+            assert!(
+                args.starts_with(&["test", "--offline", "--locked"]) && args.ends_with(&["--", "--test-threads=1"]),
+                "{args:?}"
+            );
+            let writable: Vec<_> =
+                commands[0].mounts.iter().filter(|mount| mount.writable).map(|mount| &mount.inside).collect();
+            assert_eq!(writable, ["/agent/target"], "the crate itself is not writable");
+        },
+    );
 }
 
 #[test]
 fn outputs_are_capped_and_a_sandbox_that_fails_is_no_result() {
     let noise: &'static str = Box::leak(format!("running 1 test\n{}", "x".repeat(100_000)).into_boxed_str());
     let played = [(End::Exit(1), noise)];
-    with(&played, |setup| setup.output_bytes = 500, |executor, _| {
-        let result = call(executor, "run_tests", "{}");
-        assert!(result.output().len() < 600 && result.output().contains("left out"), "{}", result.output().len());
-        assert!(matches!(
-            executor.call(&ToolCall::new("functions.run_tests", "{}")),
-            Err(ExecutorError::Sandbox(SandboxError::Lost(_)))
-        ));
-    });
+    with(
+        &played,
+        |setup| setup.output_bytes = 500,
+        |executor, _| {
+            let result = call(executor, "run_tests", "{}");
+            assert!(result.output().len() < 600 && result.output().contains("left out"), "{}", result.output().len());
+            assert!(matches!(
+                executor.call(&ToolCall::new("functions.run_tests", "{}")),
+                Err(ExecutorError::Sandbox(SandboxError::Lost(_)))
+            ));
+        },
+    );
 }
 
 #[test]
 fn compiler_messages_are_listed_and_read_by_number() {
     let message = r#"{"reason":"compiler-message","message":{"level":"error","code":{"code":"E0425"},"message":"cannot find value `x`","rendered":"error[E0425]: cannot find value `x`\n --> src/lib.rs:5:5\n  |\n5 |     x\n","spans":[{"is_primary":true,"file_name":"src/lib.rs","line_start":5,"column_start":5,"label":"not found"}]}}"#;
     let played = [(End::Exit(101), message), (End::Exit(101), message)];
-    with(&played, |setup| setup.brief = true, |executor, _| {
-        let tests = call(executor, "run_tests", "{}");
-        assert_eq!(tests.output(), "does not compile, 1 errors\n1. error[E0425] src/lib.rs:5:5: cannot find value `x`: not found\n");
-        assert!(call(executor, "read_error", "{\"number\":1}").output().contains("5 |     x"));
-        assert_eq!(call(executor, "read_error", "{\"number\":2}").status(), Status::Refused(Refusal::NotFound));
-        let check = call(executor, "run_command", "{\"command\":[\"cargo\",\"check\"]}");
-        assert!(check.output().starts_with("exit code 101\n1. error"), "{}", check.output());
-    });
+    with(
+        &played,
+        |setup| setup.brief = true,
+        |executor, _| {
+            let tests = call(executor, "run_tests", "{}");
+            assert_eq!(
+                tests.output(),
+                "does not compile, 1 error\n1. error[E0425] src/lib.rs:5:5: cannot find value `x`: not found\n"
+            );
+            assert!(call(executor, "read_error", "{\"number\":1}").output().contains("5 |     x"));
+            assert_eq!(call(executor, "read_error", "{\"number\":2}").status(), Status::Refused(Refusal::NotFound));
+            let check = call(executor, "run_command", "{\"command\":[\"cargo\",\"check\"]}");
+            assert!(check.output().starts_with("exit code 101\n1. error"), "{}", check.output());
+        },
+    );
 }
 
 #[test]
 fn s20_tools_are_declared_and_called_in_harmony() {
     let prompt = opening(PromptStyle::Full, &[Tool::RunTests, Tool::ApplyPatch], "Fix it.");
     let mut conversation = prompt.clone();
-    with(&[(End::Exit(0), PASSES)], |_| {}, |executor, _| {
-        let asked = Message::call("functions.run_tests", "{}");
-        let result = executor.call(&ToolCall::of(&asked).unwrap()).unwrap();
-        conversation.messages.extend([asked, result.message()]);
-    });
+    with(
+        &[(End::Exit(0), PASSES)],
+        |_| {},
+        |executor, _| {
+            let asked = Message::call("functions.run_tests", "{}");
+            let result = executor.call(&ToolCall::of(&asked).unwrap()).unwrap();
+            conversation.messages.extend([asked, result.message()]);
+        },
+    );
     conversation.messages.push(Message::assistant(Channel::Final, "Done."));
     assert!(ToolCall::of(&conversation.messages[2]).is_none(), "a request is no call");
     let harmony = model_core::Harmony::o200k().unwrap();

@@ -1,11 +1,11 @@
 //! One crate under work: an executor over it, and what the kinds of trajectories need to know of it.
 
+use super::change::{Edit, Hunk, patch};
 use super::config::Config;
 use super::random::Dice;
 use super::record::{Kind, Trajectory};
 use super::source::{Function, functions, line_at};
 use super::words::Words;
-use super::change::{Edit, Hunk, patch};
 use crate::tools::{
     ApplyPatch, Arguments, Executor, ExecutorError, Files, ReadFile, RunCommand, RunTests, Tool, ToolResult,
 };

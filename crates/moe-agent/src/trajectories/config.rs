@@ -149,7 +149,11 @@ impl Config {
         let has = |tool| self.tools.contains(&tool);
         let wants = |kind| self.kinds.contains(&kind);
         require(!self.kinds.is_empty(), "kinds", "expected at least one kind")?;
-        require(has(Tool::ApplyPatch) && has(Tool::RunTests), "tools", "expected apply_patch and run_tests among them")?;
+        require(
+            has(Tool::ApplyPatch) && has(Tool::RunTests),
+            "tools",
+            "expected apply_patch and run_tests among them",
+        )?;
         let clippy = wants(Kind::FixClippyWarnings) && self.clippy_per_crate > 0;
         require(!clippy || has(Tool::RunCommand), "tools", "expected run_command, since clippy_per_crate is not 0")?;
         let mut tools = self.tools.clone();

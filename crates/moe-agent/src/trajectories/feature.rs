@@ -5,6 +5,7 @@ use super::change::{Edit, Hunk, alternatives};
 use super::random::Dice;
 use super::record::{Kind, Trajectory};
 use super::source::{Function, functions, line_at};
+use super::words::tests_pass;
 use crate::tools::ExecutorError;
 
 /// Lines of a function that is taken out, at least and at most; `read_lines` is a bound too.
@@ -69,8 +70,7 @@ pub(super) fn make(
         &[("name", name), ("line", &line_at(&without, at).to_string())],
     );
     let wanted = dice.happens(bench.config.multi_step_ratio);
-    let mut swapped =
-        if wanted { alternatives(&base, function.body.start, function.body.end) } else { Vec::new() };
+    let mut swapped = if wanted { alternatives(&base, function.body.start, function.body.end) } else { Vec::new() };
     dice.shuffle(&mut swapped);
     if let Some((patched, run)) = bench.wrong_attempt(path, &swapped)? {
         trajectory.wrong_attempt(thought, patched, bench.config.supervise_wrong);
@@ -95,10 +95,10 @@ pub(super) fn make(
         return Ok(Outcome::Dropped("final_state_fails"));
     }
     trajectory.executed(last);
-    let passed = bench.passed().to_string();
+    let passed = tests_pass(bench.passed());
     let answer = bench.words(dice).say(
-        "Wrote `{name}` in {path}; {passed} tests pass.",
-        &["`{name}` is written in {path}. All {passed} tests pass.", "I added `{name}` to {path}; the {passed} tests pass."],
+        "Wrote `{name}` in {path}; {passed}.",
+        &["`{name}` is written in {path}; {passed}.", "I added `{name}` to {path}. Now {passed}."],
         &[("name", name), ("path", path), ("passed", &passed)],
     );
     let start = vec![Edit::between(path, &base, &without)];
@@ -111,5 +111,9 @@ fn place(bench: &Bench<'_, '_>, path: &str, without: &str, at: usize) -> Window 
     let line = line_at(without, at);
     let n = without.lines().count().max(1);
     let half = (bench.config.read_lines / 2).clamp(3, 12);
-    Window { path: path.into(), lines: (line.saturating_sub(half).max(1).min(n), (line + half / 2).min(n)), what: path.into() }
+    Window {
+        path: path.into(),
+        lines: (line.saturating_sub(half).max(1).min(n), (line + half / 2).min(n)),
+        what: path.into(),
+    }
 }

@@ -109,7 +109,15 @@ pub fn generate(
     let state_path = config.output.join("state.jsonl");
     let fingerprint = fingerprint(config, &mutations_hash, &crates, &setup);
     let state = Mutex::new(State::open(&state_path, &fingerprint)?);
-    let shared = Shared { config, runner, setup: &setup, crates: &crates, tokenizer: tokenizer.as_ref(), state: &state, bar: bar(items.len()) };
+    let shared = Shared {
+        config,
+        runner,
+        setup: &setup,
+        crates: &crates,
+        tokenizer: tokenizer.as_ref(),
+        state: &state,
+        bar: bar(items.len()),
+    };
     shared.work(&items)?;
     let state = state.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     let manifest = commit(config, &setup, mutations_hash, &items, &state)?;
@@ -131,7 +139,8 @@ fn fingerprint(config: &Config, mutations: &str, crates: &Crates, setup: &Setup)
     let config = serde_json::to_string(config).expect("a configuration becomes JSON");
     let crates: String = crates.0.values().map(|one| one.hash.as_str()).collect();
     artifact::hash_bytes(
-        format!("{VERSION} {config} {mutations} {crates} {} {}", setup.index.hash(), libraries(&setup.toolchain)).as_bytes(),
+        format!("{VERSION} {config} {mutations} {crates} {} {}", setup.index.hash(), libraries(&setup.toolchain))
+            .as_bytes(),
     )
 }
 
@@ -193,7 +202,8 @@ impl Crates {
 
     /// The crate of a mutation pair: of that name, with that file as it is when repaired.
     fn of(&self, repo: &str, path: &str, fixed: &str) -> Option<&str> {
-        let named = |folder: &str| folder == repo || folder.strip_prefix(repo).is_some_and(|rest| rest.starts_with('-'));
+        let named =
+            |folder: &str| folder == repo || folder.strip_prefix(repo).is_some_and(|rest| rest.starts_with('-'));
         let holds = |one: &Crate| one.files.get(path).is_some_and(|bytes| bytes == fixed.as_bytes());
         let found = self.0.iter().find(|(folder, one)| named(folder) && holds(one));
         found.map(|(folder, _)| folder.as_str())
@@ -214,7 +224,10 @@ fn items(config: &Config, crates: &Crates) -> Result<Vec<Item>, TrajectoryError>
             let functions = feature::sites(text, config.read_lines);
             written.extend(functions.into_iter().map(|function| What::Feature(path.clone(), Box::new(function))));
         }
-        let limits = [(sites, config.clippy_per_crate, Kind::FixClippyWarnings), (written, config.features_per_crate, Kind::AddFeatureWithTdd)];
+        let limits = [
+            (sites, config.clippy_per_crate, Kind::FixClippyWarnings),
+            (written, config.features_per_crate, Kind::AddFeatureWithTdd),
+        ];
         for (mut all, most, kind) in limits {
             if !config.kinds.contains(&kind) {
                 continue;
@@ -232,7 +245,8 @@ fn items(config: &Config, crates: &Crates) -> Result<Vec<Item>, TrajectoryError>
 /// The mutation pairs, of which a seeded part is tried where there are more than wanted.
 fn faults(config: &Config, crates: &Crates) -> Result<Vec<Item>, TrajectoryError> {
     let repairs = [Kind::FixFailingTests, Kind::FixCompilationErrors, Kind::FixPanics];
-    let Some(path) = config.mutations.as_deref().filter(|_| repairs.iter().any(|kind| config.kinds.contains(kind))) else {
+    let Some(path) = config.mutations.as_deref().filter(|_| repairs.iter().any(|kind| config.kinds.contains(kind)))
+    else {
         return Ok(Vec::new());
     };
     let records = read_mutations(path)?;
@@ -246,7 +260,8 @@ fn faults(config: &Config, crates: &Crates) -> Result<Vec<Item>, TrajectoryError
         let krate = crates.of(repo, file, &record.fixed_code).unwrap_or(repo).to_owned();
         let hunk = Hunk::between(&record.buggy_code, &record.fixed_code);
         let same = records.iter().filter(|other| {
-            let file = (&other.repo, &other.file, &other.fixed_code) == (&record.repo, &record.file, &record.fixed_code);
+            let file =
+                (&other.repo, &other.file, &other.fixed_code) == (&record.repo, &record.file, &record.fixed_code);
             file && other.buggy_code != record.buggy_code
                 && Hunk::between(&other.buggy_code, &other.fixed_code).meets(&hunk)
         });
@@ -363,7 +378,8 @@ impl<'s> Shared<'s> {
             Err(error) => return Err(error.into()),
         };
         let call = crate::tools::Arguments::RunTests(crate::tools::RunTests::default()).call();
-        let passes = executor.call(&call)?.status().is_success() && executor.tests().is_some_and(|tests| tests.passed > 0);
+        let passes =
+            executor.call(&call)?.status().is_success() && executor.tests().is_some_and(|tests| tests.passed > 0);
         let (base, hash) = (executor.files().clone(), executor.workspace_hash().to_owned());
         Ok(passes.then_some((executor, base, hash)))
     }

@@ -74,16 +74,21 @@ fn is_value(words: &str, before: Option<&str>) -> bool {
     let plain = words.starts_with(|c: char| c.is_alphanumeric() || "_(!*&".contains(c));
     let keyword = ["let ", "return", "match ", "if ", "for ", "while ", "loop", "unsafe"];
     let whole = words.matches(['(', '[', '{']).count() == words.matches([')', ']', '}']).count();
-    begins && plain && whole && !words.ends_with([';', '{', '}', ',']) && !keyword.iter().any(|word| words.starts_with(word))
+    begins
+        && plain
+        && whole
+        && !words.ends_with([';', '{', '}', ','])
+        && !keyword.iter().any(|word| words.starts_with(word))
 }
 
 /// The parts of `a += b;`.
 fn assigned(words: &str) -> Option<(&str, &'static str, &str)> {
     let words = words.strip_suffix(';')?;
-    let (left, operator, right) = [(" += ", "+"), (" -= ", "-"), (" *= ", "*")].into_iter().find_map(|(what, operator)| {
-        let (left, right) = words.split_once(what)?;
-        Some((left, operator, right))
-    })?;
+    let (left, operator, right) =
+        [(" += ", "+"), (" -= ", "-"), (" *= ", "*")].into_iter().find_map(|(what, operator)| {
+            let (left, right) = words.split_once(what)?;
+            Some((left, operator, right))
+        })?;
     let name = left.chars().all(|c| c.is_alphanumeric() || "_.".contains(c)) && !left.is_empty();
     let simple = right.chars().all(|c| c.is_alphanumeric() || "_.()".contains(c));
     (name && simple).then_some((left, operator, right))

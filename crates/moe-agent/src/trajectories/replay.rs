@@ -82,8 +82,13 @@ pub fn replay(
     Dice::new(seed, "replay").shuffle(&mut order);
     order.truncate(((records.len() as f64 * share).ceil() as usize).max(1));
     order.sort_unstable();
-    let mut found =
-        Replayed { trajectories: records.len(), replayed: order.len(), calls: 0, same_toolchain, differences: Vec::new() };
+    let mut found = Replayed {
+        trajectories: records.len(),
+        replayed: order.len(),
+        calls: 0,
+        same_toolchain,
+        differences: Vec::new(),
+    };
     for i in order {
         let ((_, record), (_, stored)) = (&records[i], &calls[i]);
         found.calls += stored.calls.len();

@@ -55,7 +55,9 @@ fn hidden_end(bytes: &[u8], at: usize) -> usize {
         [b'\'', ..] => {
             // A character, not a lifetime: one character and a quote.
             let close = rest.iter().skip(1).take(5).position(|byte| *byte == b'\'').map(|found| found + 1);
-            let one = close.is_some_and(|close| close > 1 && std::str::from_utf8(&rest[1..close]).is_ok_and(|c| c.chars().count() == 1));
+            let one = close.is_some_and(|close| {
+                close > 1 && std::str::from_utf8(&rest[1..close]).is_ok_and(|c| c.chars().count() == 1)
+            });
             close.filter(|_| one).map_or(at, |close| at + close + 1)
         }
         _ => at,
@@ -97,7 +99,8 @@ pub(super) fn functions(text: &str) -> Vec<Function> {
     for (at, _) in code.match_indices("fn ") {
         let line = code[..at].rfind('\n').map_or(0, |end| end + 1);
         let before: Vec<&str> = code[line..at].split_whitespace().collect();
-        let is_word = |word: &&str| matches!(*word, "pub" | "const" | "unsafe" | "async" | "extern") || word.starts_with("pub(");
+        let is_word =
+            |word: &&str| matches!(*word, "pub" | "const" | "unsafe" | "async" | "extern") || word.starts_with("pub(");
         if !before.iter().all(is_word) {
             continue;
         }
@@ -176,7 +179,8 @@ fn test_regions(code: &str) -> Vec<Range<usize>> {
 /// Whether a line, from 1, is test code.
 pub(super) fn is_test_line(path: &str, text: &str, line: usize) -> bool {
     let first = path.split('/').next();
-    if matches!(first, Some("tests" | "benches" | "examples")) || path.ends_with("tests.rs") || path.contains("/tests/") {
+    if matches!(first, Some("tests" | "benches" | "examples")) || path.ends_with("tests.rs") || path.contains("/tests/")
+    {
         return true;
     }
     let at: usize = text.split_inclusive('\n').take(line.saturating_sub(1)).map(str::len).sum();
@@ -205,7 +209,10 @@ mod tests {
         let names: Vec<(&str, bool, bool)> =
             found.iter().map(|function| (function.name.as_str(), function.is_public, function.in_tests)).collect();
         assert_eq!(names, [("add", true, false), ("declared", false, false), ("t", false, true)]);
-        assert!(TEXT[found[0].item.clone()].starts_with("/// Adds.\n#[inline]\npub fn") && TEXT[found[0].item.clone()].ends_with("// }\n}\n"));
+        assert!(
+            TEXT[found[0].item.clone()].starts_with("/// Adds.\n#[inline]\npub fn")
+                && TEXT[found[0].item.clone()].ends_with("// }\n}\n")
+        );
         assert_eq!(&TEXT[found[0].signature.clone()], "pub fn add<'a>(a: &'a u8, c: char) -> u8 ");
         assert!(TEXT[found[1].body.clone()].contains("r#"));
     }

@@ -113,9 +113,14 @@ mod tests {
         let mut state = State::open(&path, "a").unwrap();
         assert_eq!(state.done().len(), 1);
         state.add(tried("two")).unwrap();
-        assert_eq!(State::open(&path, "a").unwrap().done().values().cloned().collect::<Vec<_>>(), [tried("one"), tried("two")]);
+        assert_eq!(
+            State::open(&path, "a").unwrap().done().values().cloned().collect::<Vec<_>>(),
+            [tried("one"), tried("two")]
+        );
         assert!(matches!(State::open(&path, "b"), Err(TrajectoryError::OtherRun { .. })));
         File::options().append(true).open(&path).unwrap().write_all(b"{\"item\":1}\n").unwrap();
-        assert!(matches!(State::open(&path, "a"), Err(TrajectoryError::Damaged { reason, .. }) if reason.starts_with("line 4")));
+        assert!(
+            matches!(State::open(&path, "a"), Err(TrajectoryError::Damaged { reason, .. }) if reason.starts_with("line 4"))
+        );
     }
 }

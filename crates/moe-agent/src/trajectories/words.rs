@@ -88,11 +88,7 @@ impl Words<'_> {
     }
 
     pub(super) fn look_for(&mut self, name: &str) -> String {
-        self.say(
-            "Find `{name}`.",
-            &["This leads to `{name}`; where is it?", "I look for `{name}`."],
-            &[("name", name)],
-        )
+        self.say("Find `{name}`.", &["This leads to `{name}`; where is it?", "I look for `{name}`."], &[("name", name)])
     }
 
     pub(super) fn read(&mut self, place: &str) -> String {
@@ -114,7 +110,10 @@ impl Words<'_> {
             ),
             _ => self.say(
                 "`{what}` is wrong at line {line}.",
-                &["`{what}` is wrong from line {line} on; I write that part anew.", "The code of `{what}` at line {line} must change."],
+                &[
+                    "`{what}` is wrong from line {line} on; I write that part anew.",
+                    "The code of `{what}` at line {line} must change.",
+                ],
                 &[("line", &line), ("what", what)],
             ),
         }
@@ -135,17 +134,22 @@ impl Words<'_> {
 
     /// The answer.
     pub(super) fn done(&mut self, path: &str, line: usize, what: &str, passed: usize) -> String {
-        let (line, passed) = (line.to_string(), passed.to_string());
+        let (line, passed) = (line.to_string(), tests_pass(passed));
         self.say(
-            "Fixed `{what}` in {path}:{line}; {passed} tests pass.",
+            "Fixed `{what}` in {path}:{line}; {passed}.",
             &[
-                "I fixed `{what}` in {path}, line {line}. All {passed} tests pass.",
-                "The bug was in `{what}` ({path}:{line}). It is repaired and {passed} tests pass.",
-                "Done: {path}:{line}, in `{what}`, is corrected; the {passed} tests pass.",
+                "I fixed `{what}` in {path}, line {line}. Now {passed}.",
+                "The bug was in `{what}` ({path}:{line}). It is repaired and {passed}.",
+                "Done: {path}:{line}, in `{what}`, is corrected; {passed}.",
             ],
             &[("path", path), ("line", &line), ("what", what), ("passed", &passed)],
         )
     }
+}
+
+/// As `3 tests pass`.
+pub(super) fn tests_pass(passed: usize) -> String {
+    if passed == 1 { "1 test passes".into() } else { format!("{passed} tests pass") }
 }
 
 fn fill(text: &str, facts: &[(&str, &str)]) -> String {

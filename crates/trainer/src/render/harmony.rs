@@ -136,7 +136,9 @@ fn leave_out(
 ) -> Result<Vec<Rendered>, ModelError> {
     let models = |at: usize| conversation.messages.get(at).is_some_and(|message| message.role == Role::Assistant);
     if let Some(at) = untrained.iter().find(|at| !models(**at)) {
-        return Err(ModelError::HarmonySupervise { got: format!("{at} under `untrained`, which is none of the model's") });
+        return Err(ModelError::HarmonySupervise {
+            got: format!("{at} under `untrained`, which is none of the model's"),
+        });
     }
     for span in examples.iter_mut().flat_map(|example| &mut example.spans) {
         if untrained.contains(&span.message) {
