@@ -1,7 +1,7 @@
 //! The Rust-agent line: data from real crates, training stages, rollouts and rewards by the judge; the program `moe-agent` runs them.
 //!
-//! A mutation pair is a whole file before and after a fix, with the failing test's own output; `mutate` makes them, and `tasks`
-//! makes task folders of them.
+//! A mutation pair is a whole file before and after a fix, with the failing test's own output; `mutate` makes them, `tasks`
+//! makes task folders of them, and `trajectories` makes conversations in which every call of a tool was executed.
 
 pub mod grpo;
 pub mod mutate;
@@ -10,6 +10,8 @@ pub mod rollout;
 mod rust_text;
 pub mod stages;
 pub mod tasks;
+pub mod tools;
+pub mod trajectories;
 
 pub use mutation::{MutationRecord, read_mutations};
 

@@ -9,10 +9,11 @@ mod rank;
 mod solve;
 mod stream;
 mod tasks;
+mod trajectories;
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Subcommand;
 use moe_agent::stages::{AdapterStage, CoreAgentStage, IpoStage, MergeStage};
 use trainer::StageArgs;
@@ -42,6 +43,8 @@ pub(crate) enum Command {
     Mutate(mutate::Arguments),
     /// Task folders for GRPO and evaluation from such pairs, each accepted by the judge.
     Tasks(tasks::Arguments),
+    /// Conversations in which every call of a tool was executed, for training; their replay.
+    Trajectories(trajectories::Arguments),
 }
 
 /// Runs one subcommand; the stages tell their own errors.
@@ -58,5 +61,9 @@ pub(crate) fn run(command: Command) -> Result<ExitCode> {
         Command::Grpo(args) => Ok(program::<grpo::Grpo>(&args)),
         Command::Mutate(arguments) => mutate::run(&arguments).map(done),
         Command::Tasks(arguments) => tasks::run(&arguments).map(done),
+        Command::Trajectories(arguments) => {
+            let helper = std::env::current_exe().context("finding this program, which is the sandbox's helper")?;
+            trajectories::run(&arguments, &helper)
+        }
     }
 }
