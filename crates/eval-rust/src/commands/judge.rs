@@ -24,7 +24,7 @@ pub(crate) struct Setup {
     seed: Option<u64>,
     /// A layer of the sandbox that may be missing; repeat for several. Every result names those that were.
     #[arg(long, value_name = "LAYER")]
-    allow_weaker: Vec<Layer>,
+    pub(crate) allow_weaker: Vec<Layer>,
 }
 
 /// Arguments of `judge`.

@@ -21,6 +21,8 @@ use super::workspace::{self, HARNESS, programs};
 use super::{Judge, Step};
 use crate::sandbox::End;
 
+/// Part of every name, to be raised when what an entry holds is made in another way.
+const VERSION: &str = "2";
 /// Dependencies may take longer than any candidate.
 const DEPENDENCIES: Duration = Duration::from_secs(1800);
 
@@ -38,8 +40,9 @@ impl Judge<'_> {
                 write_new(&dir.join("ws/Cargo.lock"), lock)?;
             }
             open_to_all(&dir.join("ws"))?;
-            // The empty programs are built as well, so that a missing linker is noticed here and no candidate's fault.
-            for args in [["build", "--workspace", "--offline"], ["check", "--workspace", "--offline"]] {
+            // The empty programs are built as well, so that a missing linker is noticed here and no candidate's fault. Clippy runs
+            // too, because cargo notes in the target folder what it asks every compiler at its first use.
+            for args in [["build", "--workspace", "--offline"], ["clippy", "--workspace", "--offline"]] {
                 self.own(dir, "dependencies", &args)?;
             }
             forget(&dir.join("target/debug"), task)?;
@@ -94,6 +97,7 @@ impl Judge<'_> {
     /// Finds an entry, or makes it; one at a time, so that nothing is made twice.
     fn entry(&self, kind: &str, parts: &[&[u8]], make: impl FnOnce(&Private, &Path) -> Result<()>) -> Result<PathBuf> {
         let hashes: String = parts.iter().map(|part| artifact::hash_bytes(part)).collect();
+        let hashes = VERSION.to_owned() + &hashes;
         let name = format!("{kind}-{}", &artifact::hash_bytes(hashes.as_bytes())[..32]);
         let entry = self.options.work.join("cache").join(name);
         let lock = if kind == "reference" { &self.making_reference } else { &self.making };

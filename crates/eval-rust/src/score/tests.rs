@@ -1,3 +1,5 @@
+//! Tests of scores.
+
 use super::*;
 use crate::TooFewSamples;
 
