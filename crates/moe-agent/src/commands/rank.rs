@@ -76,7 +76,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     gates::artifact::write_atomic(&player.out.join("ranking.jsonl"), ranking.as_bytes())?;
     gates::artifact::write_atomic(&player.out.join("pairs.jsonl"), pairs.as_bytes())?;
     let n_tasks = tasks.ids().len();
-    println!("rank: {n_pairs} pairs of {n_tasks} tasks, {} without a pair, {errors} errors of the judge", n_tasks - n_pairs);
+    println!(
+        "rank: {n_pairs} pairs of {n_tasks} tasks, {} without a pair, {errors} errors of the judge",
+        n_tasks - n_pairs
+    );
     Ok(())
 }
 

@@ -105,9 +105,7 @@ impl Curriculum {
     pub fn at(&self, step: u64) -> u64 {
         match self {
             Self::Always(value) => *value,
-            Self::Phases(phases) => {
-                phases.iter().rev().find(|phase| phase.from <= step).map_or(0, |phase| phase.value)
-            }
+            Self::Phases(phases) => phases.iter().rev().find(|phase| phase.from <= step).map_or(0, |phase| phase.value),
         }
     }
 

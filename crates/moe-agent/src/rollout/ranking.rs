@@ -149,9 +149,13 @@ mod tests {
     fn only_added_lines_offend() {
         let start = files("let a = b.unwrap();\nlet c = d.clone();\n");
         assert_eq!(offences(&start, &start), 0);
-        let worse = "let a = b.unwrap();\nlet a = b.unwrap();\nfor i in 0..n { x[i as usize] = y.clone(); }\n// .clone()\n";
+        let worse =
+            "let a = b.unwrap();\nlet a = b.unwrap();\nfor i in 0..n { x[i as usize] = y.clone(); }\n// .clone()\n";
         assert_eq!(offences(&start, &files(worse)), 1 + 3);
-        assert_eq!(offences(&start, &files(&format!("//! {}\nlet x = \"{}\";\n", "a".repeat(200), "b".repeat(200)))), 1);
+        assert_eq!(
+            offences(&start, &files(&format!("//! {}\nlet x = \"{}\";\n", "a".repeat(200), "b".repeat(200)))),
+            1
+        );
         assert_eq!(offences(&Files::new(), &files("use a as b;\nprintln!(\"\");\n")), 1);
     }
 
@@ -166,7 +170,8 @@ mod tests {
         let mut cut = episodes[3].clone();
         cut.messages = vec![Message::assistant(Channel::Analysis, "hm")];
         let candidates = |cut| {
-            let of = |episode, gates, diff_lines| Ranked { episode, gates, soft: Soft { diff_lines, ..Soft::default() } };
+            let of =
+                |episode, gates, diff_lines| Ranked { episode, gates, soft: Soft { diff_lines, ..Soft::default() } };
             rank(vec![
                 of(&episodes[0], open, 9),
                 of(&episodes[1], open, 2),

@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use model_core::harmony::{
-    Channel, Content, Conversation, DeveloperContent, Message, Role, Tool, ToolNamespace,
-};
+use model_core::harmony::{Channel, Content, Conversation, DeveloperContent, Message, Role, Tool, ToolNamespace};
 use serde::{Deserialize, Serialize};
 use trainer::config::is_default;
 

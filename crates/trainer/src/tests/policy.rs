@@ -63,7 +63,8 @@ fn the_grpo_family_reproduces_the_golden_losses_and_gradients() {
     let device = Default::default();
     let vector = |values: Vec<f32>| Tensor::<Autodiff<Cpu>, 1>::from_floats(values.as_slice(), &device);
     let (mask, adv) = (golden("mask"), golden("adv"));
-    let members: Vec<Vec<usize>> = (0..4).map(|row| (9 * row..9 * row + 9).filter(|&i| mask[i] > 0.0).collect()).collect();
+    let members: Vec<Vec<usize>> =
+        (0..4).map(|row| (9 * row..9 * row + 9).filter(|&i| mask[i] > 0.0).collect()).collect();
     let n_all: usize = members.iter().map(Vec::len).sum();
     for (name, aggregation) in [
         ("grpo", Aggregation::Grpo),
@@ -252,8 +253,12 @@ fn a_gradient_step_makes_the_better_completions_likelier() {
     let scale = 0.01 / gradient.clone().powi_scalar(2).sum().sqrt().into_scalar();
     moved.embedding = moved.embedding - gradient.mul_scalar(scale);
     let after = sample_logprobs(&moved, &batch, &Default::default()).unwrap();
-    let gained: f32 =
-        batch.samples.iter().zip(&after).map(|(s, a)| s.advantage * (a.iter().sum::<f32>() - s.old.iter().sum::<f32>())).sum();
+    let gained: f32 = batch
+        .samples
+        .iter()
+        .zip(&after)
+        .map(|(s, a)| s.advantage * (a.iter().sum::<f32>() - s.old.iter().sum::<f32>()))
+        .sum();
     assert!(gained > 0.0, "{gained}");
     let evaluated = Objective::<Cpu>::evaluate(&policy, &moved, &batch, &Default::default()).unwrap();
     assert!(evaluated[0].name == "loss" && evaluated[0].mean() < 0.0, "{evaluated:?}");
