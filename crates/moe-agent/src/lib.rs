@@ -1,5 +1,5 @@
-//! The Rust-agent line: the record format of its mutation pairs and its training stages; the program `moe-agent` has the chat
-//! format and runs the stages.
+//! The Rust-agent line: the record format of its mutation pairs, the tools of the agent with their executor, trajectories,
+//! conversations in which every call of a tool was executed, its training stages, and rollouts, which a model plays with tools.
 //!
 //! A mutation pair is a whole file before and after a fix, with the failing test's own output.
 
@@ -7,6 +7,8 @@ pub mod grpo;
 mod mutation;
 pub mod rollout;
 pub mod stages;
+pub mod tools;
+pub mod trajectories;
 
 pub use mutation::{MutationRecord, read_mutations};
 

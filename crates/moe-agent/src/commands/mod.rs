@@ -6,10 +6,11 @@ mod judging;
 mod rank;
 mod solve;
 mod stream;
+mod trajectories;
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Subcommand;
 use moe_agent::stages::{AdapterStage, CoreAgentStage, IpoStage, MergeStage};
 use trainer::StageArgs;
@@ -35,6 +36,8 @@ pub(crate) enum Command {
     Rank(rank::Arguments),
     /// Train a model by the rewards that the judge gives its own tries.
     Grpo(StageArgs),
+    /// Conversations in which every call of a tool was executed, for training; their replay.
+    Trajectories(trajectories::Arguments),
 }
 
 /// Runs one subcommand; the stages tell their own errors.
@@ -49,5 +52,9 @@ pub(crate) fn run(command: Command) -> Result<ExitCode> {
         Command::Solve(arguments) => solve::run(&arguments).map(done),
         Command::Rank(arguments) => rank::run(&arguments).map(done),
         Command::Grpo(args) => Ok(program::<grpo::Grpo>(&args)),
+        Command::Trajectories(arguments) => {
+            let helper = std::env::current_exe().context("finding this program, which is the sandbox's helper")?;
+            trajectories::run(&arguments, &helper)
+        }
     }
 }

@@ -17,6 +17,9 @@ use crate::TrainError;
 struct ConversationRecord {
     messages: Option<Vec<MessageJson>>,
     tokens: Option<Vec<u32>>,
+    /// Places of the model's messages that are not trained on, such as attempts that turn out wrong.
+    #[serde(default)]
+    untrained: Vec<usize>,
     #[serde(default, rename = "id")]
     _id: IgnoredAny,
     #[serde(default, rename = "task")]
@@ -75,7 +78,8 @@ impl Examples<'_> {
                 (None, None) => return Err(bad_line(file, line, LineProblem::MissingField("messages"))),
                 (Some(_), Some(_)) => return Err(bad_line(file, line, LineProblem::BothFields("messages", "tokens"))),
             };
-            let examples = conversation.and_then(|c| self.harmony.examples(&c, self.options));
+            let examples = conversation.and_then(|c| self.harmony.examples(&c, self.options).map(|all| (c, all)));
+            let examples = examples.and_then(|(c, all)| leave_out(&c, all, &record.untrained));
             let examples = examples.map_err(|source| TrainError::record(file, line, source))?;
             all.extend(examples.into_iter().map(|example| (line, sequence(example))));
             Ok::<_, TrainError>(())
@@ -122,6 +126,27 @@ impl Examples<'_> {
         }
         Ok(conversation)
     }
+}
+
+/// The examples without the messages at these places among what is trained on; those that then teach nothing are left out.
+fn leave_out(
+    conversation: &Conversation,
+    mut examples: Vec<Rendered>,
+    untrained: &[usize],
+) -> Result<Vec<Rendered>, ModelError> {
+    let models = |at: usize| conversation.messages.get(at).is_some_and(|message| message.role == Role::Assistant);
+    if let Some(at) = untrained.iter().find(|at| !models(**at)) {
+        return Err(ModelError::HarmonySupervise {
+            got: format!("{at} under `untrained`, which is none of the model's"),
+        });
+    }
+    for span in examples.iter_mut().flat_map(|example| &mut example.spans) {
+        if untrained.contains(&span.message) {
+            span.supervised = None;
+        }
+    }
+    examples.retain(|example| example.spans.iter().any(|span| span.supervised.is_some()));
+    Ok(examples)
 }
 
 fn sequence(rendered: Rendered) -> Sequence {

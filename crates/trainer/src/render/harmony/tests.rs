@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use data_pipeline::TokenRow;
 use data_pipeline::tokenizer::{HARMONY_TOKENS, SPECIAL_TOKENS};
 use model_core::harmony::{Kind, Supervise, parse_json};
 use model_core::{Family, GptOss, ModelConfig, Tokenizer};
@@ -211,5 +212,29 @@ fn pairs_that_teach_nothing_or_no_format_are_refused_by_their_line() {
     ] {
         let text = pairs(&format!("{good}{bad}")).unwrap_err().to_string();
         assert!(text.contains("records.jsonl:2: ") && text.contains(what), "{text}, expected {what}");
+    }
+}
+
+#[test]
+fn an_attempt_that_is_left_out_is_read_but_not_learnt() {
+    let turn = [USER, THOUGHT, CALL, RESULT, THOUGHT, CALL, RESULT, ANSWER];
+    let whole = rows(&line(&turn), ChatKeys::default()).unwrap().rows;
+    let part = line(&turn).replace("\"id\"", "\"untrained\":[1,2],\"id\"");
+    let part = rows(&part, ChatKeys::default()).unwrap().rows;
+    assert_eq!((part.len(), &part[0].ids), (1, &whole[0].ids));
+    let tokenizer = tokenizer(&HARMONY_TOKENS);
+    let harmony = Harmony::new(&tokenizer).unwrap();
+    let learnt = |row: &TokenRow| {
+        let ids: Vec<u32> = row.ids.iter().zip(&row.weights).filter(|(_, w)| **w > 0.0).map(|(id, _)| *id).collect();
+        harmony.decode(&ids)
+    };
+    let attempt = "<|channel|>analysis<|message|>Sum.<|end|><|start|>assistant to=functions.add<|channel|>commentary \
+                   <|constrain|>json<|message|>{}<|call|>";
+    assert_eq!(learnt(&whole[0]), format!("{attempt}{attempt}<|channel|>final<|message|>4<|return|>"));
+    assert_eq!(learnt(&part[0]), format!("{attempt}<|channel|>final<|message|>4<|return|>"));
+    for places in ["[0]", "[3]", "[8]"] {
+        let wrong = line(&turn).replace("\"id\"", &format!("\"untrained\":{places},\"id\""));
+        let error = rows(&wrong, ChatKeys::default()).unwrap_err().to_string();
+        assert!(error.contains("records.jsonl") && error.contains("untrained"), "{error}");
     }
 }
