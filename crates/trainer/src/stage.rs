@@ -49,6 +49,9 @@ pub struct StageArgs {
 pub trait Stage {
     /// Its name: `pretrain`, `sft`, ...
     const NAME: &'static str;
+    /// Whether its steps ask a device for the same sizes of memory again and again; those of a stage that samples do not, and
+    /// its memory plan is then without what sampling takes.
+    const FIXED_SIZES: bool = true;
     /// Its configuration.
     type Config: Serialize + DeserializeOwned;
 
@@ -142,8 +145,10 @@ fn require_memory<S: Stage>(config: &S::Config, device: &Device) -> Result<(), T
 pub fn execute<S: Stage>(args: &StageArgs) -> Result<Outcome, TrainError> {
     let config: S::Config = config::load(&args.config, &args.sets)?;
     S::check(&config)?;
-    // Every step asks for the same sizes, and the memory plan counts on their coming back.
-    keep_exact_sizes();
+    if S::FIXED_SIZES {
+        // The memory plan counts on the sizes' coming back.
+        keep_exact_sizes();
+    }
     let device = S::arithmetic(&config).on(args.device.resolve()?)?;
     require_memory::<S>(&config, &device)?;
     on_device!(device, B, device => S::run::<B>(config, args, &device))?

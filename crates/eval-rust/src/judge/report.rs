@@ -49,8 +49,8 @@ pub struct Judgement {
     pub questions: u64,
     /// Right answers.
     pub answers_right: u64,
-    /// The tests did not build with it, or the process of one ended well without saying that it passed: it is worth no more than
-    /// what does not compile.
+    /// The tests did not build with it, or the process of one ended well without saying how the test ended: it is worth no more
+    /// than what does not compile.
     #[serde(default)]
     pub unsound: bool,
     /// Clippy had nothing to say, and nothing was silenced.

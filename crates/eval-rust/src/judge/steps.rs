@@ -165,7 +165,9 @@ impl Steps<'_> {
             if outcome.end == End::Exit(0) && says(&outcome.stdout, &format!("{nonce} {name} passed")) {
                 passed += 1;
             } else {
-                report.unsound |= outcome.end == End::Exit(0);
+                // A test that fails says so, too.
+                report.unsound |=
+                    outcome.end == End::Exit(0) && !says(&outcome.stdout, &format!("{nonce} {name} failed"));
                 report.because(format!("test {id} did not pass: {}", ended(outcome.end)));
                 report.tests_failed.push(id.clone());
             }

@@ -15,6 +15,7 @@ pub(crate) struct Grpo;
 
 impl Stage for Grpo {
     const NAME: &'static str = grpo::NAME;
+    const FIXED_SIZES: bool = false;
     type Config = GrpoConfig;
 
     fn check(config: &GrpoConfig) -> Result<(), TrainError> {

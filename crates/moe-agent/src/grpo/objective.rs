@@ -127,6 +127,8 @@ impl<'a, B: LmBackend> GrpoObjective<'a, B> {
         device: &B::Device,
     ) -> Result<(Rollout, Vec<MetricSum>), TrainError> {
         let (episodes, worth) = self.play(model, step)?;
+        // The caches of the rollout are of other sizes than anything in training.
+        B::memory_cleanup(device);
         let size = self.config.group_size;
         let rewards: Vec<Vec<f64>> = worth.chunks(size).map(|g| g.iter().filter_map(|w| w.reward).collect()).collect();
         let metrics = metrics(&episodes, &worth, &rewards);

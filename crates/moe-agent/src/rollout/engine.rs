@@ -61,9 +61,9 @@ pub struct Engine<'a> {
 }
 
 /// An episode that still runs.
-pub(super) struct Running {
+pub(super) struct Running<'a> {
     ask: Ask,
-    environment: Box<dyn Environment>,
+    environment: Box<dyn Environment + 'a>,
     episode: Episode,
     messages_left: u64,
     /// The last trouble, and how often it came again.
@@ -73,7 +73,7 @@ pub(super) struct Running {
     pub(super) over: bool,
 }
 
-impl Engine<'_> {
+impl<'a> Engine<'a> {
     /// Plays the episodes that are asked for, in their order.
     ///
     /// # Errors
@@ -85,7 +85,8 @@ impl Engine<'_> {
     pub fn play<B: LmBackend>(&self, model: &Decoder<B>, asks: &[Ask]) -> Result<Vec<Episode>, RolloutError> {
         let clock = Stopwatch::start();
         let max_len = self.play.max_len.min(model.config.max_seq_len);
-        let mut running: Vec<Running> = asks.iter().map(|ask| self.begin(*ask, max_len)).collect::<Result<_, _>>()?;
+        let mut running: Vec<Running<'a>> =
+            asks.iter().map(|ask| self.begin(*ask, max_len)).collect::<Result<_, _>>()?;
         while running.iter().any(|it| !it.over) {
             self.speak(model, &mut running, max_len)?;
             self.act(&mut running, max_len)?;
@@ -96,7 +97,7 @@ impl Engine<'_> {
         Ok(running.into_iter().map(Running::finish).collect())
     }
 
-    pub(super) fn begin(&self, ask: Ask, max_len: usize) -> Result<Running, RolloutError> {
+    pub(super) fn begin(&self, ask: Ask, max_len: usize) -> Result<Running<'a>, RolloutError> {
         let environment = self.tasks.environment(ask.task)?;
         let ids = self.tokens(&environment.prompt())?;
         if ids.len() >= max_len {
@@ -134,14 +135,14 @@ impl Engine<'_> {
     fn speak<B: LmBackend>(
         &self,
         model: &Decoder<B>,
-        running: &mut [Running],
+        running: &mut [Running<'a>],
         max_len: usize,
     ) -> Result<(), RolloutError> {
         let mut temperatures: Vec<f32> = running.iter().filter(|it| !it.over).map(|it| it.ask.temperature).collect();
         temperatures.sort_by(f32::total_cmp);
         temperatures.dedup();
         for temperature in temperatures {
-            let mut group: Vec<&mut Running> =
+            let mut group: Vec<&mut Running<'a>> =
                 running.iter_mut().filter(|it| !it.over && it.ask.temperature == temperature).collect();
             let sampling = Sampling {
                 max_new_tokens: self.play.max_new_tokens,
@@ -168,10 +169,10 @@ impl Engine<'_> {
     }
 
     /// Every environment that was spoken to answers, some at a time.
-    pub(super) fn act(&self, running: &mut [Running], max_len: usize) -> Result<(), RolloutError> {
-        let mut waiting: Vec<&mut Running> = running.iter_mut().filter(|it| it.said.is_some()).collect();
+    pub(super) fn act(&self, running: &mut [Running<'a>], max_len: usize) -> Result<(), RolloutError> {
+        let mut waiting: Vec<&mut Running<'a>> = running.iter_mut().filter(|it| it.said.is_some()).collect();
         let each = waiting.len().div_ceil(self.play.jobs.max(1)).max(1);
-        let answer = |it: &mut &mut Running| {
+        let answer = |it: &mut &mut Running<'a>| {
             let message = it.said.take().expect("only those who were spoken to are here");
             it.environment.act(&message)
         };
@@ -216,18 +217,14 @@ impl Engine<'_> {
     }
 }
 
-impl Running {
+impl Running<'_> {
     /// Takes in what the model sampled.
     pub(super) fn take(&mut self, made: Scored, harmony: &Harmony<'_>) {
         let Scored { continuation, scores } = made;
         let mut ids = continuation.ids;
-        let stopped = match continuation.finish {
-            Finish::Stop(id) => {
-                ids.push(id);
-                true
-            }
-            Finish::Length | Finish::Context => false,
-        };
+        if let Finish::Stop(id) = continuation.finish {
+            ids.push(id);
+        }
         self.episode.ids.extend_from_slice(&ids);
         self.episode.sampled.extend(std::iter::repeat_n(true, ids.len()));
         self.episode.scores.extend(scores);
@@ -236,8 +233,7 @@ impl Running {
             Err(error) => {
                 self.episode.turns += 1;
                 self.episode.calls += u64::from(harmony.decode(&ids).contains(" to="));
-                let ending = if stopped { Ending::Malformed(error.to_string()) } else { Ending::Length };
-                return self.end(ending);
+                return self.malformed(error.to_string());
             }
         };
         let (Some(message), Some(end)) = (parsed.messages.first(), parsed.ends.first()) else {

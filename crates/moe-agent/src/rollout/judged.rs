@@ -134,7 +134,7 @@ impl Tasks for JudgedWorld<'_> {
         self.tasks.ids()
     }
 
-    fn environment(&self, task: usize) -> Result<Box<dyn Environment>, RolloutError> {
+    fn environment(&self, task: usize) -> Result<Box<dyn Environment + '_>, RolloutError> {
         self.tasks.environment(task)
     }
 }

@@ -89,7 +89,7 @@ pub trait Tasks: Sync {
     ///
     /// # Errors
     /// When it cannot be made.
-    fn environment(&self, task: usize) -> Result<Box<dyn Environment>, RolloutError>;
+    fn environment(&self, task: usize) -> Result<Box<dyn Environment + '_>, RolloutError>;
 }
 
 /// Tasks, and what comes of them.

@@ -118,7 +118,7 @@ impl Tasks for TaskSet {
         &self.ids
     }
 
-    fn environment(&self, task: usize) -> Result<Box<dyn Environment>, RolloutError> {
+    fn environment(&self, task: usize) -> Result<Box<dyn Environment + '_>, RolloutError> {
         let Known { prompt, files, .. } = &self.known[task];
         Ok(Box::new(TaskEnvironment::new(prompt.clone(), files.clone())))
     }

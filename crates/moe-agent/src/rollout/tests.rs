@@ -85,7 +85,7 @@ impl Tasks for Toy {
     fn ids(&self) -> &[String] {
         &self.ids
     }
-    fn environment(&self, task: usize) -> Result<Box<dyn Environment>, RolloutError> {
+    fn environment(&self, task: usize) -> Result<Box<dyn Environment + '_>, RolloutError> {
         Ok(Box::new(ToyEnvironment(self.ids[task].clone())))
     }
 }
@@ -175,7 +175,7 @@ impl Tasks for Repair {
     fn ids(&self) -> &[String] {
         &self.ids
     }
-    fn environment(&self, _task: usize) -> Result<Box<dyn Environment>, RolloutError> {
+    fn environment(&self, _task: usize) -> Result<Box<dyn Environment + '_>, RolloutError> {
         Ok(Box::new(TaskEnvironment::new(self.prompt.clone(), self.files.clone())))
     }
 }
@@ -281,9 +281,9 @@ fn what_is_no_message_and_no_proper_call_ends_the_episode() {
         (call(header, "{\"path\":\"src/lib.rs\",\"old\":\"1 - 1\",\"new\":\"2\"}", "<|end|>"), 1),
         (call("<|channel|>final", "Done.", "<|call|>"), 0),
         (call("", "Done.", "<|return|>"), 0),
-        (call("user<|channel|>final", "Done.", "<|return|>"), 0),
         (script.text("<|channel|>final<|return|>"), 0),
         (script.text("<|channel|>final<|message|>a<|message|>b<|return|>"), 0),
+        (script.text("<|channel|>fin"), 0),
         // Cut off inside a call.
         (script.text(&format!("{header}<|message|>{{\"path\":")), 1),
     ];
@@ -295,9 +295,8 @@ fn what_is_no_message_and_no_proper_call_ends_the_episode() {
         assert_eq!(episode.candidate, script.set.files, "nothing was changed");
     }
     // Cut off elsewhere: the candidate is what there is.
-    for text in ["<|channel|>final<|message|>Don", "<|chan"] {
-        let ids = if text == "<|chan" { script.text("<|channel|>fin") } else { script.text(text) };
-        let episode = script.play(&[ids], 5);
+    for text in ["<|channel|>final<|message|>Don", "<|channel|>analysis<|message|>Hm"] {
+        let episode = script.play(&[script.text(text)], 5);
         assert_eq!((episode.ending, episode.turns), (Ending::Length, 1), "{text}");
     }
 }
@@ -310,7 +309,9 @@ fn turns_thoughts_and_equal_troubles_are_bounded_and_counted() {
     assert_eq!((episode.ending.clone(), episode.turns, episode.retries), (Ending::Turns, 7, 6));
     assert_eq!(episode.facts(), Facts { malformed: false, retries: MAX_RETRIES + 1 });
     // Another trouble, or none, begins the count anew.
-    let (other, good) = (script.says(&patch("2 * 1", "1 + 1")), script.says(&patch("1 - 1", "1 * 1")));
+    let nowhere = r#"{"path":"src/a.rs","old":"a","new":"b"}"#;
+    let other = script.says(&Message::call("functions.apply_patch", nowhere));
+    let good = script.says(&patch("1 - 1", "1 * 1"));
     let episode = script.play(&[again.clone(), again.clone(), other, again, good], 5);
     assert_eq!((episode.ending, episode.retries), (Ending::Turns, 1));
     let thought = script.says(&Message::assistant(Channel::Analysis, "Hm."));
