@@ -413,3 +413,30 @@ fn values_out_of_range_are_refused_before_anything_is_read() {
     std::fs::write(lab.path("ipo.toml"), without).unwrap();
     refused::<IpoStage>(&lab.path("ipo.toml"), &[], 2, "expected one beside the table `adapter`");
 }
+
+#[test]
+fn the_configurations_of_the_repository_are_in_range_and_adapt_what_they_say() {
+    let load = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../../configs/stage/{name}.toml"));
+    let model = ModelConfig::preset("gpt-oss-20b").unwrap();
+    let n_params =
+        |tuning: Option<AdapterTuning>| tuning.unwrap().workload.lora_for(&model).unwrap().n_params(&model).unwrap();
+    for line in ["agent", "agent-demo"] {
+        let adapter: AdapterConfig = trainer::config::load(&load(&format!("{line}-adapter")), &[]).unwrap();
+        let merge: MergeConfig = trainer::config::load(&load(&format!("{line}-merge")), &[]).unwrap();
+        let core_agent: CoreAgentConfig = trainer::config::load(&load(&format!("{line}-core-agent")), &[]).unwrap();
+        let ipo: IpoConfig = trainer::config::load(&load(&format!("{line}-ipo")), &[]).unwrap();
+        adapter.check().unwrap();
+        merge.check().unwrap();
+        core_agent.check().unwrap();
+        ipo.check().unwrap();
+        let gates = [&merge.gate, &core_agent.gate, &ipo.gate].map(|gate| gate.transition.as_str());
+        assert_eq!(gates, ["lang-rust-to-core-agent", "lang-rust-to-core-agent", "core-agent-to-ipo"]);
+        if line == "agent" {
+            let tuning = |keys: &AdapterKeys, packed| adapter_tuning(Some(keys), packed, Some(1.0));
+            assert_eq!(n_params(tuning(&adapter.adapter, adapter.packed_experts)), 739_639_296);
+            for (keys, packed) in [(core_agent.adapter, core_agent.packed_experts), (ipo.adapter, ipo.packed_experts)] {
+                assert_eq!(n_params(tuning(&keys.unwrap(), packed)), 1_479_278_592);
+            }
+        }
+    }
+}
