@@ -14,6 +14,7 @@ use model_core::{Decoder, ModelConfig};
 use moe_agent::rollout::{
     Ending, Episode, Files, JudgedWorld, Level, Planted, PromptKeys, TaskSet, Tasks, World, Worth, find_tasks,
 };
+use moe_agent::tools::Setup;
 
 const MANIFEST: &str = "[package]\nname = \"one\"\nversion = \"0.1.0\"\nedition = \"2024\"\n";
 const START: &str =
@@ -118,7 +119,9 @@ fn worth(dir: &Path, sandbox: &Sandbox, planted: Planted, episodes: &[Episode]) 
     let toolchain = find_toolchain(&|name| std::env::var_os(name)).unwrap();
     let options = Options { toolchain, vendor: None, work: work.canonicalize().unwrap() };
     let judge = Judge::new(sandbox, options).unwrap();
-    let tasks = TaskSet::load(&find_tasks(&dir.join("tasks")).unwrap(), &PromptKeys::default()).unwrap();
+    let setup = Setup::new(PathBuf::new(), work.canonicalize().unwrap());
+    let tasks =
+        TaskSet::load(&find_tasks(&dir.join("tasks")).unwrap(), &PromptKeys::compact(9), sandbox, setup).unwrap();
     let world = JudgedWorld::new(&judge, &tasks, planted, Path::new("planted"), &work, 2).unwrap();
     assert_eq!(world.ids(), tasks.ids());
     world.worth(episodes, 7).unwrap()
@@ -195,7 +198,9 @@ fn s24_an_error_of_the_judge_is_no_reward() {
     let toolchain = find_toolchain(&|name| std::env::var_os(name)).unwrap();
     let options = Options { toolchain, vendor: None, work: work.canonicalize().unwrap() };
     let judge = Judge::new(&sandbox, options).unwrap();
-    let tasks = TaskSet::load(&find_tasks(&dir.path().join("tasks")).unwrap(), &PromptKeys::default()).unwrap();
+    let setup = Setup::new(PathBuf::new(), work.canonicalize().unwrap());
+    let folders = find_tasks(&dir.path().join("tasks")).unwrap();
+    let tasks = TaskSet::load(&folders, &PromptKeys::compact(9), &sandbox, setup).unwrap();
     let world = JudgedWorld::new(&judge, &tasks, Planted::default(), Path::new(""), &work, 1).unwrap();
     // The task is gone when the candidate comes.
     fs::remove_file(dir.path().join("tasks/one/task.toml")).unwrap();
@@ -290,12 +295,16 @@ model = "model"
 tasks = "tasks"
 prompts_per_step = 1
 group_size = 4
-seq_len = 400
+seq_len = 500
 max_new_tokens = 6
 max_turns = 1
 sampling = { temperature = 1.0 }
 loss = { aggregation = "grpo", clip_low = 0.2, clip_high = 0.2, beta = 0.01 }
 max_idle_steps = 2
+[prompt]
+style = "compact"
+tools = ["apply_patch"]
+excerpt_lines = 9
 [judge]
 work = "judge"
 jobs = 2
@@ -304,8 +313,8 @@ transition = "ipo-to-grpo"
 receipt = "none.json"
 [train]
 max_steps = 5
-tokens_per_step = 1600
-tokens_per_micro_batch = 400
+tokens_per_step = 2000
+tokens_per_micro_batch = 500
 lr = 1e-3
 min_lr = 1e-3
 schedule = "constant"

@@ -8,7 +8,7 @@ use trainer::memory::{Head, Workload};
 use trainer::stage::Stage;
 use trainer::{Outcome, StageArgs, TrainError};
 
-use super::judging::with_judge;
+use super::judging::{runner, setup, with_judge};
 
 /// The stage as a program.
 pub(crate) struct Grpo;
@@ -31,7 +31,9 @@ impl Stage for Grpo {
     }
 
     fn run<B: LmBackend>(config: GrpoConfig, args: &StageArgs, device: &B::Device) -> Result<Outcome, TrainError> {
-        let tasks = TaskSet::load(&find_tasks(&config.tasks)?, &config.prompt)?;
+        let (keys, prompt) = (&config.judge, &config.prompt);
+        let runner = runner(keys, prompt)?;
+        let tasks = TaskSet::load(&find_tasks(&config.tasks)?, prompt, &*runner, setup(keys, prompt)?)?;
         let planted = config.planted.as_deref().map(Planted::read).transpose()?.unwrap_or_default();
         let list = config.planted.clone().unwrap_or_default();
         let outcome = with_judge(&config.judge, |judge| {

@@ -9,7 +9,7 @@ use moe_agent::rollout::ranking::{Gates, Ranked, Soft, offences, pair, rank};
 use moe_agent::rollout::{Ask, Episode, JudgedWorld, Planted, TaskSet, Tasks, episode_number};
 use serde_json::json;
 
-use super::judging::{JudgeArguments, told, with_judge};
+use super::judging::{runner, told, with_judge};
 use super::solve::Player;
 
 /// Temperatures of the candidates, two of each.
@@ -22,14 +22,14 @@ const CANDIDATES: usize = 2 * TEMPERATURES.len();
 pub(crate) struct Arguments {
     #[command(flatten)]
     player: Player,
-    #[command(flatten)]
-    judge: JudgeArguments,
 }
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let player = &arguments.player;
-    let (tasks, tokenizer) = (told(player.task_set())?, told(player.tokenizer())?);
+    let keys = player.keys();
+    let runner = told(runner(&keys, &player.prompt()))?;
+    let (tasks, tokenizer) = (told(player.task_set(&*runner))?, told(player.tokenizer())?);
     player.make_out()?;
     let ask = |(task, id): (usize, &String)| {
         let id = id.clone();
@@ -40,7 +40,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         })
     };
     let asks: Vec<Ask> = tasks.ids().iter().enumerate().flat_map(ask).collect();
-    let keys = arguments.judge.keys();
     let episodes = player.play(&tasks, &tokenizer, &asks)?;
     player.write(&tasks, &tokenizer, &episodes)?;
     let judgements = told(with_judge(&keys, |judge| {
@@ -83,7 +82,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-fn soft(tasks: &TaskSet, episode: &Episode, judgement: Option<&eval_rust::judge::Judgement>) -> Soft {
+fn soft(tasks: &TaskSet<'_>, episode: &Episode, judgement: Option<&eval_rust::judge::Judgement>) -> Soft {
     let (diff_lines, files_changed) = judgement.map_or((0, 0), |it| (it.diff_lines, it.files_changed));
     Soft { diff_lines, files_changed, offences: offences(tasks.files(episode.task), &episode.candidate) }
 }

@@ -4,16 +4,18 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use eval_rust::sandbox::Run;
 use kernels_cubecl::{DeviceChoice, LmBackend, Precision, on_device};
 use model_core::hf::{LoadOptions, PackedExperts};
 use model_core::{Decoder, Harmony, Tokenizer};
 use moe_agent::rollout::{
-    Ask, Engine, Episode, Play, PromptKeys, RolloutError, Stopwatch, TaskSet, Tasks, episode_number, find_tasks,
-    write_candidate,
+    Ask, Engine, Episode, JudgeKeys, Play, PromptKeys, RolloutError, Stopwatch, TaskSet, Tasks, episode_number,
+    find_tasks, write_candidate,
 };
+use moe_agent::tools::{PromptStyle, Tool};
 use serde_json::json;
 
-use super::judging::told;
+use super::judging::{JudgeArguments, runner, setup, told};
 
 /// Episodes that are played together.
 const TOGETHER: usize = 64;
@@ -42,15 +44,23 @@ pub(crate) struct Player {
     /// Most tokens of an episode, the prompt included; the model's context where that is shorter.
     #[arg(long, default_value_t = 16_384)]
     max_len: usize,
-    /// Tell the model more than the tools and the task.
+    /// Say little: the tools with their arguments and the task.
     #[arg(long)]
-    full_prompt: bool,
+    compact: bool,
+    /// A tool of the model; repeat for several, without any it has all.
+    #[arg(long, value_name = "NAME")]
+    tool: Vec<Tool>,
     /// Lines of the task's sources that are shown.
     #[arg(long, default_value_t = 0)]
     excerpt_lines: usize,
-    /// Environments that act at a time.
-    #[arg(long, default_value_t = 2)]
-    jobs: usize,
+    /// Most bytes of a tool's output, about.
+    #[arg(long, default_value_t = 4096)]
+    output_bytes: usize,
+    /// Give every message of the compiler as one line.
+    #[arg(long)]
+    brief: bool,
+    #[command(flatten)]
+    judge: JudgeArguments,
     /// Seed of the choices.
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,
@@ -79,10 +89,23 @@ pub(crate) struct Arguments {
 }
 
 impl Player {
+    /// What the model is told and may do.
+    pub(crate) fn prompt(&self) -> PromptKeys {
+        let tools = if self.tool.is_empty() { Tool::ALL.to_vec() } else { self.tool.clone() };
+        let style = if self.compact { PromptStyle::Compact } else { PromptStyle::Full };
+        let (excerpt_lines, output_bytes, brief) = (self.excerpt_lines, self.output_bytes, self.brief);
+        PromptKeys { style, tools, excerpt_lines, output_bytes, brief }
+    }
+
+    /// Where tools and judge work.
+    pub(crate) fn keys(&self) -> JudgeKeys {
+        self.judge.keys()
+    }
+
     /// The tasks as the model is told of them.
-    pub(crate) fn task_set(&self) -> Result<TaskSet, RolloutError> {
-        let keys = PromptKeys { full: self.full_prompt, excerpt_lines: self.excerpt_lines };
-        TaskSet::load(&find_tasks(&self.tasks)?, &keys)
+    pub(crate) fn task_set<'a>(&self, runner: &'a (dyn Run + Sync)) -> Result<TaskSet<'a>, RolloutError> {
+        let (keys, prompt) = (self.keys(), self.prompt());
+        TaskSet::load(&find_tasks(&self.tasks)?, &prompt, runner, setup(&keys, &prompt)?)
     }
 
     /// The tokenizer of the model.
@@ -97,7 +120,7 @@ impl Player {
     }
 
     /// Plays what is asked for, some of it at a time, and says how fast.
-    pub(crate) fn play(&self, tasks: &TaskSet, tokenizer: &Tokenizer, asks: &[Ask]) -> Result<Vec<Episode>> {
+    pub(crate) fn play(&self, tasks: &TaskSet<'_>, tokenizer: &Tokenizer, asks: &[Ask]) -> Result<Vec<Episode>> {
         let device = self.device.resolve()?.with(self.precision)?;
         let played = on_device!(device, B, device => self.play_on::<B>(tasks, tokenizer, asks, &device))?;
         told(played)
@@ -105,7 +128,7 @@ impl Player {
 
     fn play_on<B: LmBackend>(
         &self,
-        tasks: &TaskSet,
+        tasks: &TaskSet<'_>,
         tokenizer: &Tokenizer,
         asks: &[Ask],
         device: &B::Device,
@@ -120,7 +143,7 @@ impl Player {
             max_new_tokens: self.max_new_tokens,
             max_turns: self.max_turns,
             max_len: self.max_len,
-            jobs: self.jobs,
+            jobs: self.keys().jobs,
         };
         let engine = Engine { harmony: Harmony::new(tokenizer)?, tasks, play };
         let (clock, mut episodes) = (Stopwatch::start(), Vec::new());
@@ -134,7 +157,7 @@ impl Player {
     }
 
     /// Writes candidates as folders, the list that `eval-rust judge` takes, what was used up, and what was said.
-    pub(crate) fn write(&self, tasks: &TaskSet, tokenizer: &Tokenizer, episodes: &[Episode]) -> Result<()> {
+    pub(crate) fn write(&self, tasks: &TaskSet<'_>, tokenizer: &Tokenizer, episodes: &[Episode]) -> Result<()> {
         let harmony = Harmony::new(tokenizer)?;
         let (mut list, mut lines, mut said) = (String::new(), String::new(), String::new());
         for episode in episodes {
@@ -168,7 +191,8 @@ impl Player {
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let player = &arguments.player;
     ensure!(arguments.samples > 0, "--samples: expected at least 1, got 0");
-    let (tasks, tokenizer) = (told(player.task_set())?, told(player.tokenizer())?);
+    let runner = told(runner(&player.keys(), &player.prompt()))?;
+    let (tasks, tokenizer) = (told(player.task_set(&*runner))?, told(player.tokenizer())?);
     player.make_out()?;
     let ask = |(task, id): (usize, &String)| {
         let id = id.clone();

@@ -7,6 +7,8 @@ use gates::artifact::ArtifactError;
 use model_core::ModelError;
 use trainer::TrainError;
 
+use crate::tools::ExecutorError;
+
 /// Why episodes could not be played or judged.
 #[derive(Debug, thiserror::Error)]
 pub enum RolloutError {
@@ -78,6 +80,9 @@ pub enum RolloutError {
     /// The model or its format.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// A tool failed on our side.
+    #[error(transparent)]
+    Executor(#[from] ExecutorError),
     /// The judge could not begin.
     #[error(transparent)]
     Judge(#[from] JudgeError),
@@ -101,7 +106,8 @@ impl From<RolloutError> for TrainError {
             RolloutError::Model(error) => Self::Model(error),
             other => {
                 let exit_code = match &other {
-                    RolloutError::Judge(JudgeError::NoToolchain { .. } | JudgeError::Sandbox(_)) => 4,
+                    RolloutError::Judge(JudgeError::NoToolchain { .. } | JudgeError::Sandbox(_))
+                    | RolloutError::Executor(ExecutorError::Sandbox { .. }) => 4,
                     _ => 2,
                 };
                 Self::Outside { exit_code, source: Box::new(other) }

@@ -62,7 +62,7 @@ impl Planted {
 /// Rust tasks and the judge.
 pub struct JudgedWorld<'a> {
     judge: &'a Judge<'a>,
-    tasks: &'a TaskSet,
+    tasks: &'a TaskSet<'a>,
     planted: Planted,
     work: PathBuf,
     jobs: usize,
@@ -75,7 +75,7 @@ impl<'a> JudgedWorld<'a> {
     /// A planted id that is no task, a folder that cannot be written.
     pub fn new(
         judge: &'a Judge<'a>,
-        tasks: &'a TaskSet,
+        tasks: &'a TaskSet<'a>,
         planted: Planted,
         list: &Path,
         work: &Path,

@@ -20,10 +20,9 @@ mod task_set;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::collections::BTreeMap;
-
 use model_core::harmony::{Conversation, Message};
 
+pub use crate::tools::Files;
 pub use engine::{Ask, Engine, Play, episode_number};
 pub use episode::{Ending, Episode};
 pub use error::RolloutError;
@@ -32,9 +31,6 @@ pub use reward::{Facts, Level, MAX_RETRIES, reward};
 pub use stopwatch::Stopwatch;
 pub use task::{PromptKeys, TaskEnvironment};
 pub use task_set::{TaskSet, find_tasks, write_candidate};
-
-/// Relative paths with `/` and the contents: a crate.
-pub type Files = BTreeMap<String, Vec<u8>>;
 
 /// How an environment answers a message of the model.
 #[derive(Clone, Debug, PartialEq)]

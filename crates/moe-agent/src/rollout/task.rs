@@ -1,68 +1,61 @@
-//! A Rust task as an environment: its description and a look at its files, patches, an answer.
+//! A Rust task as an environment: its description and a look at its files, calls that are executed, an answer.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use model_core::harmony::{Channel, Content, Conversation, DeveloperContent, Message, Role, Tool, ToolNamespace};
+use model_core::harmony::{Conversation, Message};
 use serde::{Deserialize, Serialize};
 use trainer::config::is_default;
 
 use super::{Environment, Files, RolloutError, Step};
+use crate::tools::{Executor, PromptStyle, Tool, ToolCall, opening};
 
-const APPLY_PATCH: &str = "functions.apply_patch";
-const SCHEMA: &str = r#"{"type":"object","properties":{"path":{"type":"string"},"old":{"type":"string"},"new":{"type":"string"}},"required":["path","old","new"]}"#;
+/// A file that tools make and no task has.
+const LOCK_FILE: &str = "Cargo.lock";
 
-/// What the model is told of a task.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// What the model is told of a task, and what it may do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PromptKeys {
-    /// A system message and instructions besides the tools.
-    #[serde(skip_serializing_if = "is_default")]
-    pub full: bool,
-    /// Lines of the task's sources that are shown, over all files; none by default.
+    /// How much is said around the task.
+    pub style: PromptStyle,
+    /// The tools.
+    pub tools: Vec<Tool>,
+    /// Lines of the task's sources that are shown, over all files.
     #[serde(skip_serializing_if = "is_default")]
     pub excerpt_lines: usize,
+    /// Most bytes of a tool's output, about.
+    pub output_bytes: usize,
+    /// Whether messages of the compiler are given as one line each even where they fit in full.
+    #[serde(skip_serializing_if = "is_default")]
+    pub brief: bool,
 }
 
-/// A task's crate while a model works on it.
-#[derive(Debug)]
-pub struct TaskEnvironment {
-    prompt: Arc<Conversation>,
-    files: Files,
-}
-
-/// The arguments of `apply_patch`: `old` stands exactly once in the file.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Patch {
-    path: String,
-    old: String,
-    new: String,
+impl Default for PromptKeys {
+    /// Everything that there is, and no file.
+    fn default() -> Self {
+        let (style, tools) = (PromptStyle::Full, Tool::ALL.to_vec());
+        Self { style, tools, excerpt_lines: 0, output_bytes: 4096, brief: false }
+    }
 }
 
 impl PromptKeys {
-    /// The conversation that a task begins with.
-    pub fn conversation(&self, description: &str, files: &Files) -> Conversation {
-        let parameters = serde_json::from_str(SCHEMA).expect("the schema is part of the program");
-        let description_of_tool = "Replaces old, which occurs exactly once in the file, by new.";
-        let tool = Tool {
-            name: "apply_patch".into(),
-            description: if self.full { description_of_tool.into() } else { String::new() },
-            parameters: Some(parameters),
-        };
-        let instructions = "You are a Rust engineer working on one crate. Change as little as possible, then answer.";
-        let developer = DeveloperContent {
-            instructions: self.full.then(|| instructions.into()),
-            tools: Some(BTreeMap::from([("functions".to_owned(), ToolNamespace::functions(vec![tool]))])),
-        };
-        let message = |role, content| Message { content: vec![content], ..Message::new(role, "") };
-        let system = self.full.then(|| message(Role::System, Content::System(Box::default())));
-        let developer = message(Role::Developer, Content::Developer(Box::new(developer)));
-        let user = Message::new(Role::User, format!("{description}{}", self.excerpt(files)));
-        Conversation { messages: system.into_iter().chain([developer, user]).collect() }
+    /// Patches alone, and little said: for models with a short context, which see so many lines of the sources.
+    pub fn compact(excerpt_lines: usize) -> Self {
+        Self { style: PromptStyle::Compact, tools: vec![Tool::ApplyPatch], excerpt_lines, ..Self::default() }
     }
 
-    /// The first lines of the sources.
+    /// The conversation that a task begins with.
+    pub fn conversation(&self, description: &str, files: &Files) -> Conversation {
+        opening(self.style, &self.tools, &format!("{description}{}", self.excerpt(files)))
+    }
+
+    /// Whether a tool runs programs, which takes a toolchain and a sandbox.
+    pub fn runs_programs(&self) -> bool {
+        let plain = [Tool::ApplyPatch, Tool::ReadFile, Tool::RepoSearch, Tool::SearchCratesIo, Tool::ReadError];
+        self.tools.iter().any(|tool| !plain.contains(tool))
+    }
+
+    /// The first lines of the sources, as trajectories show them.
     fn excerpt(&self, files: &Files) -> String {
         let (mut left, mut text) = (self.excerpt_lines, String::new());
         let sources = files.iter().filter(|(path, _)| path.starts_with("src/") && path.ends_with(".rs"));
@@ -73,56 +66,66 @@ impl PromptKeys {
                 break;
             }
             left -= shown.len();
-            text += &format!("\n\n{path}:\n{}", shown.join("\n"));
+            text += &format!("\n\n{path}:1\n```\n{}\n```", shown.join("\n"));
         }
         text
     }
 }
 
-impl TaskEnvironment {
-    /// A task at its beginning.
-    pub fn new(prompt: Arc<Conversation>, files: Files) -> Self {
-        Self { prompt, files }
-    }
+/// A task's crate while a model works on it.
+#[derive(Debug)]
+pub struct TaskEnvironment<'a> {
+    prompt: Arc<Conversation>,
+    executor: Executor<'a>,
+    has_lock: bool,
+}
 
-    fn patch(&mut self, patch: Patch) -> Result<String, String> {
-        let Patch { path, old, new } = patch;
-        let bytes = self.files.get(&path).ok_or_else(|| format!("no file `{path}`"))?;
-        let text = String::from_utf8_lossy(bytes).into_owned();
-        match text.match_indices(&old).count() {
-            _ if old.is_empty() => Err("old is empty".into()),
-            1 => {
-                self.files.insert(path.clone(), text.replacen(&old, &new, 1).into_bytes());
-                Ok(format!("{path}: patched"))
-            }
-            n => Err(format!("old occurs {n} times in `{path}`")),
-        }
+impl<'a> TaskEnvironment<'a> {
+    /// A task at its beginning; `has_lock` says whether the task itself has a `Cargo.lock`.
+    pub fn new(prompt: Arc<Conversation>, executor: Executor<'a>, has_lock: bool) -> Self {
+        Self { prompt, executor, has_lock }
     }
 }
 
-impl Environment for TaskEnvironment {
+impl Environment for TaskEnvironment<'_> {
     fn prompt(&self) -> Conversation {
         (*self.prompt).clone()
     }
 
     fn act(&mut self, message: &Message) -> Result<Step, RolloutError> {
-        let Some(recipient) = message.recipient.as_ref().filter(|_| message.is_call()) else { return Ok(Step::Done) };
-        if recipient != APPLY_PATCH {
-            return Ok(Step::Malformed(format!("no tool `{}`", recipient.escape_debug())));
+        let Some(call) = ToolCall::of(message) else { return Ok(Step::Done) };
+        let result = self.executor.call(&call)?;
+        if result.is_bad_call() {
+            return Ok(Step::Malformed(result.output().to_owned()));
         }
-        let patch = match serde_json::from_str(&message.text(false)) {
-            Ok(patch) => patch,
-            Err(error) => return Ok(Step::Malformed(error.to_string())),
-        };
-        let (text, trouble) = match self.patch(patch) {
-            Ok(text) => (text, None),
-            Err(text) => (text.clone(), Some(text)),
-        };
-        let messages = vec![Message::tool_result(APPLY_PATCH, Channel::Commentary, text)];
-        Ok(Step::Reply { messages, trouble })
+        Ok(Step::Reply { messages: vec![result.message()], trouble: result.trouble() })
     }
 
     fn candidate(&self) -> Files {
-        self.files.clone()
+        let mut files = self.executor.files().clone();
+        if !self.has_lock {
+            files.remove(LOCK_FILE);
+        }
+        files
     }
+}
+
+/// Files with a lock file, so that executors need not make one each time. `locked` makes it where programs will read it.
+pub(super) fn with_lock(
+    mut files: Files,
+    locked: Option<&dyn Fn(Files) -> Result<Files, RolloutError>>,
+) -> Result<Files, RolloutError> {
+    match locked {
+        _ if files.contains_key(LOCK_FILE) => Ok(files),
+        Some(locked) => locked(files),
+        None => {
+            files.insert(LOCK_FILE.to_owned(), Vec::new());
+            Ok(files)
+        }
+    }
+}
+
+/// Whether a crate comes with a lock file.
+pub(super) fn has_lock(files: &Files) -> bool {
+    files.contains_key(LOCK_FILE)
 }

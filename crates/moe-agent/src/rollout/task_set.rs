@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use eval_rust::judge::Task;
+use eval_rust::sandbox::Run;
 use gates::artifact;
 use model_core::harmony::Conversation;
 
+use super::task::{has_lock, with_lock};
 use super::{Environment, Files, PromptKeys, RolloutError, TaskEnvironment, Tasks};
-
-/// Most bytes of a file of a crate that is read.
-const MAX_FILE_BYTES: u64 = 1 << 20;
+use crate::tools::{Executor, Setup, load_crate};
 
 /// The task folders below a folder, or the folder itself where it is one, by name.
 ///
@@ -59,37 +59,52 @@ pub(super) fn remove(path: &Path) -> Result<(), RolloutError> {
 struct Known {
     folder: PathBuf,
     prompt: Arc<Conversation>,
+    /// The start.
     files: Files,
+    /// The start with a lock file.
+    locked: Files,
 }
 
-/// Rust tasks.
-#[derive(Debug)]
-pub struct TaskSet {
+/// Rust tasks, and what executes calls on them.
+pub struct TaskSet<'a> {
+    runner: &'a (dyn Run + Sync),
+    setup: Arc<Setup>,
     known: Vec<Known>,
     ids: Vec<String>,
     fingerprint: String,
 }
 
-impl TaskSet {
-    /// The tasks of these folders; `keys` say what a model is told of them.
+impl<'a> TaskSet<'a> {
+    /// The tasks of these folders; `keys` say what a model is told of them and may do, `setup` has the rest of what tools need.
     ///
     /// # Errors
-    /// A task that cannot be judged, an id that is there twice, files that cannot be read.
-    pub fn load(folders: &[PathBuf], keys: &PromptKeys) -> Result<Self, RolloutError> {
+    /// A task that cannot be judged or worked on, an id that is there twice, files that cannot be read.
+    pub fn load(
+        folders: &[PathBuf],
+        keys: &PromptKeys,
+        runner: &'a (dyn Run + Sync),
+        setup: Setup,
+    ) -> Result<Self, RolloutError> {
+        let PromptKeys { tools, output_bytes, brief, .. } = keys.clone();
+        let setup = Arc::new(Setup { tools, output_bytes, brief, ..setup });
         let (mut known, mut ids, mut text) = (Vec::new(), Vec::<String>::new(), format!("{keys:?}"));
+        let lock =
+            |files: Files| -> Result<Files, RolloutError> { Ok(Executor::new(runner, &setup, files)?.files().clone()) };
+        let lock: Option<&dyn Fn(Files) -> Result<Files, RolloutError>> =
+            if keys.runs_programs() { Some(&lock) } else { None };
         for folder in folders {
             let folder = folder.canonicalize().map_err(RolloutError::io("look for", folder))?;
             let task = Task::load(&folder)?;
             if ids.contains(&task.file.id) {
                 return Err(RolloutError::SameId { id: task.file.id, path: folder });
             }
-            let files = read_crate(&folder.join("start"))?;
+            let files = load_crate(&folder.join("start"))?;
             let prompt = Arc::new(keys.conversation(&task.file.description, &files));
             text += &format!(" {} {}", task.file.id, artifact::hash_tree(&folder)?);
             ids.push(task.file.id);
-            known.push(Known { folder, prompt, files });
+            known.push(Known { folder, prompt, locked: with_lock(files.clone(), lock)?, files });
         }
-        Ok(Self { known, ids, fingerprint: artifact::hash_bytes(text.as_bytes()) })
+        Ok(Self { runner, setup, known, ids, fingerprint: artifact::hash_bytes(text.as_bytes()) })
     }
 
     /// Folder of a task.
@@ -113,33 +128,14 @@ impl TaskSet {
     }
 }
 
-impl Tasks for TaskSet {
+impl Tasks for TaskSet<'_> {
     fn ids(&self) -> &[String] {
         &self.ids
     }
 
     fn environment(&self, task: usize) -> Result<Box<dyn Environment + '_>, RolloutError> {
-        let Known { prompt, files, .. } = &self.known[task];
-        Ok(Box::new(TaskEnvironment::new(prompt.clone(), files.clone())))
+        let Known { prompt, files, locked, .. } = &self.known[task];
+        let executor = Executor::new(self.runner, &self.setup, locked.clone())?;
+        Ok(Box::new(TaskEnvironment::new(prompt.clone(), executor, has_lock(files))))
     }
-}
-
-/// The files of a crate, `target` and `.git` left out; the judge has accepted the folder already.
-fn read_crate(root: &Path) -> Result<Files, RolloutError> {
-    let (mut files, mut folders) = (Files::new(), vec![(root.to_path_buf(), String::new())]);
-    while let Some((folder, prefix)) = folders.pop() {
-        let entries = fs::read_dir(&folder).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-        for entry in entries.map_err(RolloutError::io("list", &folder))? {
-            let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
-            if ["target", ".git"].contains(&name.as_str()) {
-                continue;
-            }
-            if entry.path().is_dir() {
-                folders.push((entry.path(), format!("{name}/")));
-            } else {
-                files.insert(name, artifact::read_bounded(&entry.path(), MAX_FILE_BYTES)?);
-            }
-        }
-    }
-    Ok(files)
 }

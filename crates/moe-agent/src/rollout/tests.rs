@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use data_pipeline::tokenizer::HARMONY_TOKENS;
+use eval_rust::sandbox::{Command, Outcome, Run, SandboxError};
 use kernels_cubecl::Cpu;
 use model_core::generate::{Continuation, Finish, Score, Scored};
 use model_core::harmony::{Channel, Conversation, ExampleOptions, Kind, Message, Role, Supervise};
@@ -12,6 +13,7 @@ use trainer::objective::sample_logprobs;
 use trainer::{MicroBatch, Sample};
 
 use super::*;
+use crate::tools::{Executor, Setup};
 
 /// Bytes and the control tokens of the format.
 pub(crate) fn tokenizer() -> Tokenizer {
@@ -169,6 +171,17 @@ struct Repair {
     ids: Vec<String>,
     prompt: Arc<Conversation>,
     files: Files,
+    setup: Arc<Setup>,
+    _work: tempfile::TempDir,
+}
+
+/// Patches need no program.
+struct NoPrograms;
+
+impl Run for NoPrograms {
+    fn run(&self, command: &Command) -> Result<Outcome, SandboxError> {
+        Err(SandboxError::Command(command.program.display().to_string()))
+    }
 }
 
 impl Tasks for Repair {
@@ -176,15 +189,23 @@ impl Tasks for Repair {
         &self.ids
     }
     fn environment(&self, _task: usize) -> Result<Box<dyn Environment + '_>, RolloutError> {
-        Ok(Box::new(TaskEnvironment::new(self.prompt.clone(), self.files.clone())))
+        let locked = super::task::with_lock(self.files.clone(), None)?;
+        let executor = Executor::new(&NoPrograms, &self.setup, locked)?;
+        Ok(Box::new(TaskEnvironment::new(self.prompt.clone(), executor, false)))
     }
 }
 
 impl Script {
     fn new() -> Self {
-        let files = Files::from([("src/lib.rs".to_owned(), b"fn a() {}\nfn b() { 1 - 1 }\n".to_vec())]);
-        let prompt = Arc::new(PromptKeys { full: false, excerpt_lines: 5 }.conversation("Repair b.", &files));
-        Self { tokenizer: tokenizer(), set: Repair { ids: vec!["r".into()], prompt, files } }
+        let manifest = b"[package]\nname = \"r\"\nversion = \"0.1.0\"\n".to_vec();
+        let source = b"fn a() {}\nfn b() { 1 - 1 }\n".to_vec();
+        let files = Files::from([("Cargo.toml".to_owned(), manifest), ("src/lib.rs".to_owned(), source)]);
+        let keys = PromptKeys::compact(5);
+        let prompt = Arc::new(keys.conversation("Repair b.", &files));
+        let work = tempfile::tempdir().unwrap();
+        let setup = Setup { tools: keys.tools, ..Setup::new("".into(), work.path().canonicalize().unwrap()) };
+        let set = Repair { ids: vec!["r".into()], prompt, files, setup: Arc::new(setup), _work: work };
+        Self { tokenizer: tokenizer(), set }
     }
 
     /// Plays an episode in which the model says these token lists, each with its last token as the one that stops it.
