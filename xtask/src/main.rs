@@ -12,6 +12,7 @@ mod pipeline;
 mod plan;
 mod report;
 mod tidy;
+mod tools;
 mod workspace;
 
 use std::process::ExitCode;
@@ -31,6 +32,9 @@ cargo xtask COMMAND
            prints the table, the gates' verdicts and the loss curves of runs/RUN
   plan --config FILE [--model DIR]
            parameters, tokens, memory and disk of a stage, before anything is allocated
+  tools    installs cargo-mutants into target/tools, from the crate registry
+  crates [--manifest FILE] [--out DIR]
+           lays out the sources of the crates that data/crates pins in target/crates
   doctor   checks compiler, cores, memory and disk
   ci [--skip-tests]
            fmt, clippy, tidy, tests and docs: what has to pass before a commit
@@ -56,6 +60,8 @@ fn run(mut args: Args) -> anyhow::Result<()> {
         Some("pipeline") => pipeline::command(args),
         Some("report") => report::command(args),
         Some("plan") => plan::command(args),
+        Some("tools") => tools::tools(args),
+        Some("crates") => tools::crates(args),
         Some("doctor") => doctor::command(args),
         Some("ci") => ci::command(args),
         Some("tidy") => tidy::command(args),

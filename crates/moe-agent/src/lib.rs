@@ -1,10 +1,13 @@
-//! The Rust-agent line: the record format of its mutation pairs, the tools of the agent with their executor, and
-//! trajectories, conversations in which every call of a tool was executed. The program `moe-agent` has the chat format too.
+//! The Rust-agent line.
 //!
-//! A mutation pair is a whole file before and after a fix, with the failing test's own output. Mining the pairs, adapters
-//! and the reinforcement stages belong to this crate and are not part of it yet.
+//! A mutation pair is a whole file before and after a fix, with the failing test's own output; `mutate` makes them,
+//! and `tasks` makes task folders of them. `tools` are what an agent may do to a crate, really executed, and
+//! `trajectories` makes conversations of that.
 
+pub mod mutate;
 mod mutation;
+mod rust_text;
+pub mod tasks;
 pub mod tools;
 pub mod trajectories;
 

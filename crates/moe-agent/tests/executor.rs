@@ -250,6 +250,7 @@ impl Set {
             fixed_code: LIB.into(),
             repo: Some("tiny".into()),
             file: Some("src/lib.rs".into()),
+            ..MutationRecord::default()
         };
         let lines: Vec<String> = faults.map(|fault| serde_json::to_string(&record(fault)).unwrap()).into();
         std::fs::write(set.path("mutations.jsonl"), lines.join("\n")).unwrap();

@@ -27,7 +27,7 @@ const EDGES: [(&str, &[&str]); 15] = [
     ("stage-lora", STAGE),
     ("gates-eval", STAGE),
     ("eval-rust", &["gates"]),
-    ("moe-agent", &["eval-rust", "model-core", "gates"]),
+    ("moe-agent", &["model-core", "eval-rust", "gates"]),
     ("xtask", &["gates"]),
     ("e2e", ANYTHING),
     ("perf", ANYTHING),
