@@ -7,7 +7,8 @@ use super::record::{Kind, Trajectory};
 use super::source::{Function, functions, line_at};
 use super::words::Words;
 use crate::tools::{
-    ApplyPatch, Arguments, Executor, ExecutorError, Files, ReadFile, RunCommand, RunTests, Tool, ToolResult,
+    ApplyPatch, Arguments, Executor, ExecutorError, Files, PromptStyle, ReadFile, RunCommand, RunTests, Tool,
+    ToolResult,
 };
 
 /// Most wrong attempts that are tried for one.
@@ -134,6 +135,28 @@ impl Bench<'_, '_> {
         let result = self.call(&Arguments::ReadFile(read))?;
         trajectory.executed(result);
         Ok(())
+    }
+
+    /// Has the model look something up, where there is something to find, and goes on as before where there is not.
+    pub(super) fn consult(
+        &mut self,
+        arguments: &Arguments,
+        thought: String,
+        trajectory: &mut Trajectory,
+    ) -> Result<(), ExecutorError> {
+        let before = self.executor.snapshot();
+        let result = self.call(arguments)?;
+        if !result.status().is_success() {
+            return self.executor.restore(before);
+        }
+        trajectory.think(thought);
+        trajectory.executed(result);
+        Ok(())
+    }
+
+    /// Whether a tool is there, the style leaves room for it, and the dice say so.
+    pub(super) fn may(&self, tool: Tool, probability: f64, dice: &mut Dice) -> bool {
+        self.has(tool) && self.config.style == PromptStyle::Full && dice.happens(probability)
     }
 
     /// Tries wrong versions of a file until one fails for real, and leaves it in place: the patch and the run that shows

@@ -20,8 +20,12 @@ pub struct Config {
     /// Mutation pairs, a JSON line each; without them only clippy and feature trajectories are made.
     #[serde(default)]
     pub mutations: Option<PathBuf>,
-    /// Folder of crates that are laid out, each in a folder `NAME-VERSION` or `NAME`.
-    pub crates: PathBuf,
+    /// The list of sources that the pairs were made of; its crates for training are used, out of `vendor`.
+    #[serde(default)]
+    pub sources: Option<PathBuf>,
+    /// In place of `sources`: a folder of crates that are laid out, each in a folder `NAME-VERSION`.
+    #[serde(default)]
+    pub crates: Option<PathBuf>,
     /// Folder that must not be there, or one of the same run that was interrupted.
     pub output: PathBuf,
     /// Folder for what is gone afterwards.
@@ -148,6 +152,8 @@ impl Config {
         };
         let has = |tool| self.tools.contains(&tool);
         let wants = |kind| self.kinds.contains(&kind);
+        let one = self.sources.is_some() != self.crates.is_some();
+        require(one, "sources, crates", "expected one of the two")?;
         require(!self.kinds.is_empty(), "kinds", "expected at least one kind")?;
         require(
             has(Tool::ApplyPatch) && has(Tool::RunTests),
@@ -223,9 +229,19 @@ mod tests {
         for pair in ["tool=[]", "seed", "kinds=[\"fix\"]", "seed=-1"] {
             assert!(matches!(load(LEAST, &[pair]), Err(TrajectoryError::Config { .. })), "{pair}");
         }
+        assert!(matches!(load(LEAST, &["sources=s"]), Err(TrajectoryError::Key { key: "sources, crates", .. })));
         let both = ["clippy_per_crate=1", "tools=[\"apply_patch\", \"run_tests\"]"];
         assert!(matches!(load(LEAST, &both), Err(TrajectoryError::Key { key: "tools", .. })));
         assert!(load("crates = 1\n", &[]).is_err() && load("x", &[]).is_err());
+    }
+
+    #[test]
+    fn the_configurations_of_the_repository_are_read() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/agent");
+        for name in ["trajectories.toml", "trajectories-small.toml"] {
+            let config = Config::load(&root.join(name), &[]).unwrap();
+            assert!(config.sources.is_some() && config.vendor.is_some(), "{name}");
+        }
     }
 
     #[test]

@@ -72,6 +72,9 @@ pub enum TrajectoryError {
     /// Mutation records.
     #[error(transparent)]
     Mutations(#[from] AgentError),
+    /// The list of sources.
+    #[error(transparent)]
+    Sources(#[from] crate::mutate::MutateError),
     /// Hashes and writes.
     #[error(transparent)]
     Artifact(#[from] gates::artifact::ArtifactError),

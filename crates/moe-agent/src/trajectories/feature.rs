@@ -6,10 +6,13 @@ use super::random::Dice;
 use super::record::{Kind, Trajectory};
 use super::source::{Function, functions, line_at};
 use super::words::tests_pass;
-use crate::tools::ExecutorError;
+use crate::tools::{Arguments, ExecutorError, SearchCratesIo, Tool};
 
 /// Lines of a function that is taken out, at least and at most; `read_lines` is a bound too.
 const LINES: (usize, usize) = (3, 60);
+
+/// How often the index of crates is searched first.
+const SEARCH_CRATES: f64 = 0.3;
 
 /// Functions that can be taken out of a file.
 pub(super) fn sites(text: &str, read_lines: usize) -> Vec<Function> {
@@ -61,6 +64,11 @@ pub(super) fn make(
         &["{seen} As expected, `{name}` is missing.", "{seen} So `{name}` is to be written."],
         &[("seen", &seen), ("name", name)],
     ));
+    if bench.may(Tool::SearchCratesIo, SEARCH_CRATES, dice) {
+        let thought = bench.words(dice).search_crates();
+        let query = name.replace('_', " ");
+        bench.consult(&Arguments::SearchCratesIo(SearchCratesIo { query }), thought, &mut trajectory)?;
+    }
     bench.show(&window, &mut trajectory, &mut request, dice)?;
 
     let mut wrong_attempts = 0;

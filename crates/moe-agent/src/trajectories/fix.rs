@@ -1,11 +1,16 @@
 //! Repairs: of failing tests, of panics in the crate's own code, of what does not compile.
 
-use super::bench::{Bench, Made, Outcome};
+use super::bench::{Bench, Made, Outcome, around};
 use super::change::{Edit, Hunk, alternatives};
 use super::random::Dice;
 use super::record::{Kind, Trajectory};
 use super::source::is_test_line;
-use crate::tools::{Arguments, ExecutorError, PromptStyle, RepoSearch, Tool};
+use crate::tools::{Arguments, CargoDoc, ExecutorError, ReadError, RepoSearch, Tool};
+
+/// How often a message of the compiler is read in full, a function is searched, and its documentation looked up.
+const READ_ERROR: f64 = 0.4;
+const SEARCH: f64 = 0.8;
+const DOCUMENTATION: f64 = 0.3;
 
 /// A file with a fault, and without it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,13 +56,14 @@ pub(super) fn make(bench: &mut Bench<'_, '_>, fault: &Fault, dice: &mut Dice) ->
     }
     trajectory.think(bench.seen(dice));
     let window = bench.window(path, &fault.buggy, &hunk);
-    let search = compiles && bench.has(Tool::RepoSearch) && bench.has(Tool::ReadFile) && window.what != path;
-    if search && bench.config.style == PromptStyle::Full {
-        trajectory.think(bench.words(dice).look_for(&window.what));
-        let query = format!("fn {}", window.what);
-        let found = bench.call(&Arguments::RepoSearch(RepoSearch { query, path: None }))?;
-        trajectory.executed(found);
-    }
+    look_up(
+        bench,
+        compiles,
+        &window.what,
+        around(&fault.buggy, hunk.at).is_some_and(|f| f.is_public),
+        &mut trajectory,
+        dice,
+    )?;
     bench.show(&window, &mut trajectory, &mut request, dice)?;
 
     let mut wrong_attempts = 0;
@@ -92,6 +98,34 @@ pub(super) fn make(bench: &mut Bench<'_, '_>, fault: &Fault, dice: &mut Dice) ->
     let passed = bench.passed();
     let answer = bench.words(dice).done(path, right.line, &window.what, passed);
     Ok(Outcome::Made(Box::new(Made { kind, request, trajectory, answer, start, wrong_attempts })))
+}
+
+/// What is looked up before code is read: the compiler's message, or the function and what it should do.
+fn look_up(
+    bench: &mut Bench<'_, '_>,
+    compiles: bool,
+    name: &str,
+    is_public: bool,
+    trajectory: &mut Trajectory,
+    dice: &mut Dice,
+) -> Result<(), ExecutorError> {
+    if !compiles {
+        if bench.may(Tool::ReadError, READ_ERROR, dice) {
+            let thought = bench.words(dice).read_message();
+            bench.consult(&Arguments::ReadError(ReadError { number: 1 }), thought, trajectory)?;
+        }
+        return Ok(());
+    }
+    if bench.may(Tool::RepoSearch, SEARCH, dice) && bench.has(Tool::ReadFile) {
+        let thought = bench.words(dice).look_for(name);
+        let search = RepoSearch { query: format!("fn {name}"), path: None };
+        bench.consult(&Arguments::RepoSearch(search), thought, trajectory)?;
+    }
+    if is_public && bench.may(Tool::CargoDoc, DOCUMENTATION, dice) {
+        let thought = bench.words(dice).look_up(name);
+        bench.consult(&Arguments::CargoDoc(CargoDoc { item: name.into() }), thought, trajectory)?;
+    }
+    Ok(())
 }
 
 /// What kind of trouble the last run showed.

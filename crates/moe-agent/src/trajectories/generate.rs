@@ -24,8 +24,9 @@ use super::record::{CallsLine, Kind, RecordLine};
 use super::source::Function;
 use super::state::{State, Tried};
 use super::{feature, fix, lints};
-use crate::read_mutations;
+use crate::mutate::{Split, source};
 use crate::tools::{Executor, ExecutorError, Files, Setup, files_hash, load_crate, opening};
+use crate::{MutationRecord, read_mutations};
 
 /// Version of the files.
 const VERSION: u32 = 1;
@@ -100,7 +101,7 @@ pub fn generate(
     }
     let toolchain = config.toolchain.clone().map_or_else(|| find_toolchain(env), Ok)?;
     let setup = config.setup(toolchain)?;
-    let crates = Crates::load(&config.crates)?;
+    let crates = Crates::load(config)?;
     let mutations_hash = config.mutations.as_deref().map(artifact::hash_file).transpose()?.unwrap_or_default();
     let items = items(config, &crates)?;
     let tokenizer = config.tokenizer.as_deref().map(Tokenizer::load).transpose()?;
@@ -174,8 +175,31 @@ pub(super) struct Crate {
 pub(super) struct Crates(BTreeMap<String, Crate>);
 
 impl Crates {
-    /// Reads every crate of a folder; folders without a manifest are left out.
-    pub(super) fn load(folder: &Path) -> Result<Self, TrajectoryError> {
+    /// Reads the crates that a configuration names; what cannot be used as a crate is left out.
+    pub(super) fn load(config: &Config) -> Result<Self, TrajectoryError> {
+        match (&config.sources, &config.crates) {
+            (Some(list), _) => Self::of_list(list, config.vendor.as_deref()),
+            (None, Some(folder)) => Self::of_folder(folder),
+            (None, None) => Ok(Self(BTreeMap::new())),
+        }
+    }
+
+    /// The crates for training of a list of sources.
+    fn of_list(list: &Path, vendor: Option<&Path>) -> Result<Self, TrajectoryError> {
+        let (sources, _) = source::load(list, vendor)?;
+        let own = sources.into_iter().filter(|source| source.split == Split::Train);
+        let one = |source: source::Source| {
+            let mut files = source.files;
+            files.insert("Cargo.toml".into(), source.manifest.to_string().into_bytes());
+            let shown = format!("{} {}", source.name, source.version);
+            let one = Crate { hash: files_hash(&files), files, shown, licence: source.licence };
+            (format!("{}-{}", source.name, source.version), one)
+        };
+        Ok(Self(own.map(one).collect()))
+    }
+
+    /// Every crate of a folder; folders without a manifest are left out.
+    fn of_folder(folder: &Path) -> Result<Self, TrajectoryError> {
         let mut all = BTreeMap::new();
         for entry in std::fs::read_dir(folder).map_err(io("list", folder))? {
             let path: PathBuf = entry.map_err(io("list", folder))?.path();
@@ -200,12 +224,15 @@ impl Crates {
         self.0.get(folder)
     }
 
-    /// The crate of a mutation pair: of that name, with that file as it is when repaired.
-    fn of(&self, repo: &str, path: &str, fixed: &str) -> Option<&str> {
-        let named =
-            |folder: &str| folder == repo || folder.strip_prefix(repo).is_some_and(|rest| rest.starts_with('-'));
-        let holds = |one: &Crate| one.files.get(path).is_some_and(|bytes| bytes == fixed.as_bytes());
-        let found = self.0.iter().find(|(folder, one)| named(folder) && holds(one));
+    /// The crate of a mutation pair. Its file may be formatted in another way than in the pair.
+    fn of(&self, record: &MutationRecord) -> Option<&str> {
+        let (repo, path) = (record.repo.as_deref()?, record.file.as_deref()?);
+        let whole = record.version.as_ref().map(|version| format!("{repo}-{version}"));
+        let named = |folder: &str| {
+            let any = folder.strip_prefix(repo).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'));
+            whole.as_ref().map_or(any, |whole| folder == whole)
+        };
+        let found = self.0.iter().find(|(folder, one)| named(folder) && one.files.contains_key(path));
         found.map(|(folder, _)| folder.as_str())
     }
 }
@@ -256,8 +283,8 @@ fn faults(config: &Config, crates: &Crates) -> Result<Vec<Item>, TrajectoryError
     let mut items = Vec::new();
     for i in order.into_iter().take(most) {
         let record = &records[i];
-        let (repo, file) = (record.repo.as_deref().unwrap_or_default(), record.file.as_deref().unwrap_or_default());
-        let krate = crates.of(repo, file, &record.fixed_code).unwrap_or(repo).to_owned();
+        let file = record.file.as_deref().unwrap_or_default();
+        let krate = crates.of(record).or(record.repo.as_deref()).unwrap_or_default().to_owned();
         let hunk = Hunk::between(&record.buggy_code, &record.fixed_code);
         let same = records.iter().filter(|other| {
             let file =

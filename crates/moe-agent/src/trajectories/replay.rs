@@ -76,7 +76,7 @@ pub fn replay(
     let toolchain = config.toolchain.clone().map_or_else(|| find_toolchain(env), Ok)?;
     let same_toolchain = libraries(&toolchain) == manifest.toolchain;
     let setup = config.setup(toolchain)?;
-    let crates = Crates::load(&config.crates)?;
+    let crates = Crates::load(config)?;
 
     let mut order: Vec<usize> = (0..records.len()).collect();
     Dice::new(seed, "replay").shuffle(&mut order);

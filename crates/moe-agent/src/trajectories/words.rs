@@ -91,6 +91,32 @@ impl Words<'_> {
         self.say("Find `{name}`.", &["This leads to `{name}`; where is it?", "I look for `{name}`."], &[("name", name)])
     }
 
+    pub(super) fn read_message(&mut self) -> String {
+        self.say("Read it.", &["I read the whole message.", "What does the compiler say exactly?"], &[])
+    }
+
+    pub(super) fn look_up(&mut self, name: &str) -> String {
+        self.say(
+            "What is `{name}`?",
+            &[
+                "What should `{name}` do? I look at its documentation.",
+                "The documentation of `{name}` says what it is for.",
+            ],
+            &[("name", name)],
+        )
+    }
+
+    pub(super) fn search_crates(&mut self) -> String {
+        self.say(
+            "Any crate?",
+            &[
+                "Is there a crate that does this? I only want to know how it is called.",
+                "I look what crates there are for this.",
+            ],
+            &[],
+        )
+    }
+
     pub(super) fn read(&mut self, place: &str) -> String {
         self.say("Read {place}.", &["I read {place}.", "Now the code at {place}."], &[("place", place)])
     }
