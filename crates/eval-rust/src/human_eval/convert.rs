@@ -174,8 +174,9 @@ fn signature(words: &[&str], name: &str) -> Option<String> {
     let args = args.iter().filter(|arg| !arg.is_empty()).map(of).collect::<Option<Vec<_>>>()?;
     let returns: Vec<&str> =
         words[end + 1..].iter().take_while(|word| **word != "{" && **word != "where").copied().collect();
-    let text = format!("fn({}){}", args.join(", "), spaced(&returns));
-    (!text.split(' ').any(|word| word == "impl")).then_some(text)
+    // A type that only the caller knows cannot be written.
+    let open = words[at..end].iter().chain(&returns).any(|word| *word == "impl");
+    (!open).then(|| format!("fn({}){}", args.join(", "), spaced(&returns)))
 }
 
 /// Tokens as text; the halves of `::` and `->` stay together, a lifetime keeps its name.
