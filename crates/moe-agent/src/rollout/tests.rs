@@ -189,7 +189,7 @@ impl Tasks for Repair {
         &self.ids
     }
     fn environment(&self, _task: usize) -> Result<Box<dyn Environment + '_>, RolloutError> {
-        let locked = super::task::with_lock(self.files.clone(), None)?;
+        let locked = task::with_lock(self.files.clone(), None)?;
         let executor = Executor::new(&NoPrograms, &self.setup, locked)?;
         Ok(Box::new(TaskEnvironment::new(self.prompt.clone(), executor, false)))
     }
