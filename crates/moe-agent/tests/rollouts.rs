@@ -218,7 +218,19 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
-const SMALL: [&str; 8] = ["--max-new-tokens", "8", "--max-turns", "2", "--max-len", "400", "--excerpt-lines", "9"];
+const SMALL: [&str; 11] = [
+    "--max-new-tokens",
+    "8",
+    "--max-turns",
+    "2",
+    "--max-len",
+    "500",
+    "--excerpt-lines",
+    "9",
+    "--compact",
+    "--tool",
+    "apply_patch",
+];
 
 #[test]
 fn s07_solve_writes_candidates_for_the_judge_and_what_was_used_up() {

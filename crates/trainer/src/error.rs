@@ -186,12 +186,12 @@ pub enum TrainError {
         problem: String,
     },
     /// Something outside training that a stage needs: a sandbox, a judge, a tool.
-    #[error("{source}")]
+    #[error("{cause}")]
     Outside {
         /// Exit code of the program.
         exit_code: u8,
         /// What happened.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        cause: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The device is not there.
     #[error(transparent)]

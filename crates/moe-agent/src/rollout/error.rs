@@ -110,7 +110,7 @@ impl From<RolloutError> for TrainError {
                     | RolloutError::Executor(ExecutorError::Sandbox { .. }) => 4,
                     _ => 2,
                 };
-                Self::Outside { exit_code, source: Box::new(other) }
+                Self::Outside { exit_code, cause: Box::new(other) }
             }
         }
     }
