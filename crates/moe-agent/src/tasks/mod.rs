@@ -518,10 +518,12 @@ impl Maker<'_> {
         draft.write(dir, &draft.test_names())?;
         let before = self.judge.judge(&Task::load(dir)?, &dir.join("start"), self.settings.seed);
         if before.status == Status::Error {
-            return Err(MutateError::Tool { tool: "the judge", what: before.reason });
+            // Such as a solution whose changed file has an attribute that no candidate may have.
+            let what = before.reason.split_once(": ").map_or(before.reason.as_str(), |(_, what)| what);
+            return Ok(Err(format!("the judge cannot judge it: {}", short(what))));
         }
         if before.status == Status::Refused {
-            return Ok(Err("the start is refused".into()));
+            return Ok(Err(format!("the start is refused: {}", short(&before.reason))));
         }
         if before.passed {
             return Ok(Err("neither the tests nor the functions show the fault".into()));
