@@ -66,7 +66,11 @@ pub(super) fn convert(problem: &Problem) -> Result<Parts, String> {
         without_super(tests)
     );
     let id = format!("he-{}", task_id.to_lowercase().replace('/', "-"));
-    let about: Vec<&str> = prompt.lines().filter_map(|line| line.strip_prefix("//")).map(str::trim).collect();
+    let about: Vec<&str> = prompt
+        .lines()
+        .filter_map(|line| line.strip_prefix("//"))
+        .map(|line| line.strip_prefix(' ').unwrap_or(line))
+        .collect();
     let mut task = Table::new();
     task.insert("id".into(), id.clone().into());
     let description =
@@ -175,7 +179,7 @@ fn signature(words: &[&str], name: &str) -> Option<String> {
     let returns: Vec<&str> =
         words[end + 1..].iter().take_while(|word| **word != "{" && **word != "where").copied().collect();
     let text = format!("fn({}){}", args.join(", "), spaced(&returns));
-    (!text.split(' ').any(|word| word == "impl")).then_some(text)
+    (!words[at..end].iter().chain(&returns).any(|word| *word == "impl")).then_some(text)
 }
 
 /// Tokens as text; the halves of `::` and `->` stay together, a lifetime keeps its name.
