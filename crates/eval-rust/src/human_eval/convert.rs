@@ -66,7 +66,11 @@ pub(super) fn convert(problem: &Problem) -> Result<Parts, String> {
         without_super(tests)
     );
     let id = format!("he-{}", task_id.to_lowercase().replace('/', "-"));
-    let about: Vec<&str> = prompt.lines().filter_map(|line| line.strip_prefix("//")).map(str::trim).collect();
+    let about: Vec<&str> = prompt
+        .lines()
+        .filter_map(|line| line.strip_prefix("//"))
+        .map(|line| line.strip_prefix(' ').unwrap_or(line))
+        .collect();
     let mut task = Table::new();
     task.insert("id".into(), id.clone().into());
     let description =

@@ -1,4 +1,4 @@
-//! Tests of scores.
+//! Every metric on a table whose figures can be added up by hand, and every way in which there is no score.
 
 use super::*;
 use crate::TooFewSamples;

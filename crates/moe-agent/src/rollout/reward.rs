@@ -81,11 +81,12 @@ mod tests {
 
     fn judgement(change: impl Fn(&mut serde_json::Value)) -> Judgement {
         let mut value = serde_json::json!({
-            "version": 1, "task": "t", "candidate": "", "status": "judged", "passed": true, "compiled": true,
+            "version": 1, "task": "t", "task_hash": "", "candidate": "", "status": "judged", "passed": true, "compiled": true,
             "tests_passed": true, "tests_expected": 2, "tests_ok": 2, "tests_failed": [], "questions": 0,
             "answers_right": 0, "clippy_clean": true, "clippy_findings": 0, "lint_attributes_added": 0,
             "formatted": true, "unsafe_added": 0, "diff_lines": 2, "files_changed": 1, "wall_ms": 1, "cpu_ms": 1,
-            "peak_memory_bytes": 1, "weaker": [], "seed": 1, "reason": "", "diagnostics": "",
+            "peak_memory_bytes": 1, "weaker": [], "seed": 1, "reason": "",
+            "error_codes": [], "lints": [], "diagnostics": "",
         });
         change(&mut value);
         serde_json::from_value(value).unwrap()
