@@ -52,6 +52,7 @@ fn run_task<B: LmBackend>(
         (Kind::Text, _) => tasks::text::run(name, &RowSet::open(&data)?, tokenizer, &scorer, settings),
         (Kind::Answers, _) => tasks::answers::run(name, &read_sft(&data)?, tokenizer, &scorer),
         (Kind::Preferences, _) => tasks::preferences::run(name, &data, tokenizer, &scorer),
+        (Kind::Refusals, _) => tasks::refusals::run(name, &data, tokenizer, model),
         (Kind::Repetition, Some(how)) => {
             tasks::repetition::run(name, &RowSet::open(&data)?, tokenizer, model, how, settings)
         }

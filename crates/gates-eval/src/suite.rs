@@ -13,7 +13,8 @@
 //! ```
 //!
 //! Kinds: `text` (token rows: perplexity, bits per byte), `answers` (conversations: share of exact greedy answers),
-//! `preferences` (share of pairs whose chosen answer is the more likely one), `repetition` (share of repeated 4-grams
+//! `preferences` (share of pairs whose chosen answer is the more likely one), `refusals` (lines with `prompt` and `target`, which is
+//! `refuse` or `comply`: share of each that the model declines), `repetition` (share of repeated 4-grams
 //! in greedy continuations), `weights` (share of finite parameters).
 
 use std::collections::BTreeSet;
@@ -72,6 +73,8 @@ pub enum Kind {
     Answers,
     /// Chosen answer more likely than the rejected one.
     Preferences,
+    /// Requests that the model declines.
+    Refusals,
     /// Repeated 4-grams in greedy continuations of token rows.
     Repetition,
     /// Finite parameters.

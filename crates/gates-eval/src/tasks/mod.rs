@@ -2,6 +2,7 @@
 
 pub mod answers;
 pub mod preferences;
+pub mod refusals;
 pub mod repetition;
 pub mod text;
 pub mod weights;
