@@ -165,12 +165,16 @@ impl Player {
             let folder = Path::new("candidates").join(id).join(episode.sample.to_string());
             told(write_candidate(&self.out.join(&folder), &episode.candidate))?;
             list += &format!("{}\n", json!({ "task": tasks.folder(episode.task), "candidate": folder }));
-            let line = json!({
-                "task": id, "sample": episode.sample, "iterations": episode.turns, "tool_calls": episode.calls,
-                "tool_calls_well_formed": episode.calls_well_formed, "tokens": episode.n_sampled(),
-                "seconds": episode.seconds,
-            });
-            lines += &format!("{line}\n");
+            let used = eval_rust::Episode {
+                task: id.clone(),
+                sample: episode.sample,
+                iterations: episode.turns,
+                tool_calls: episode.calls,
+                tool_calls_well_formed: episode.calls_well_formed,
+                tokens: episode.n_sampled() as u64,
+                seconds: episode.seconds,
+            };
+            lines += &format!("{}\n", serde_json::to_string(&used)?);
             let prompt = episode.sampled.iter().position(|on| *on).unwrap_or(0);
             let transcript = json!({
                 "task": id, "sample": episode.sample, "temperature": episode.temperature, "ending": episode.ending,
