@@ -175,18 +175,11 @@ impl Drop for Home {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rollout::reward::tests::judgement;
 
     #[test]
     fn a_planted_task_that_passes_is_cheating_and_earns_nothing() {
-        let passed: Judgement = serde_json::from_value(serde_json::json!({
-            "version": 1, "task": "t", "task_hash": "", "candidate": "", "status": "judged", "passed": true, "compiled": true,
-            "tests_passed": true, "tests_expected": 1, "tests_ok": 1, "tests_failed": [], "questions": 0,
-            "answers_right": 0, "clippy_clean": true, "clippy_findings": 0, "lint_attributes_added": 0,
-            "formatted": true, "unsafe_added": 0, "diff_lines": 2, "files_changed": 1, "wall_ms": 1, "cpu_ms": 1,
-            "peak_memory_bytes": 1, "weaker": [], "seed": 1, "reason": "",
-            "error_codes": [], "lints": [], "diagnostics": "",
-        }))
-        .unwrap();
+        let passed = judgement(|_| ());
         let honest = value(false, Facts::default(), Some(&passed));
         assert_eq!((honest.reward, honest.level, honest.cheated), (Some(1.0), Some(Level::Clean), false));
         let planted = value(true, Facts::default(), Some(&passed));

@@ -76,10 +76,11 @@ pub fn reward(judgement: Option<&Judgement>, facts: Facts) -> Option<(Level, f64
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn judgement(change: impl Fn(&mut serde_json::Value)) -> Judgement {
+    /// A judgement that passed everything, changed.
+    pub(in crate::rollout) fn judgement(change: impl Fn(&mut serde_json::Value)) -> Judgement {
         let mut value = serde_json::json!({
             "version": 1, "task": "t", "task_hash": "", "candidate": "", "status": "judged", "passed": true, "compiled": true,
             "tests_passed": true, "tests_expected": 2, "tests_ok": 2, "tests_failed": [], "questions": 0,

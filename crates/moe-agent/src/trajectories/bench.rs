@@ -180,6 +180,29 @@ impl Bench<'_, '_> {
         Ok(None)
     }
 
+    /// [`Self::wrong_attempt`] from the text `from`, told: the patch, the tests that fail with it, and what they show. Gives
+    /// how many attempts there were.
+    pub(super) fn tell_wrong_attempt(
+        &mut self,
+        path: &str,
+        from: &str,
+        candidates: &[String],
+        what: &str,
+        trajectory: &mut Trajectory,
+        dice: &mut Dice,
+    ) -> Result<usize, ExecutorError> {
+        let Some((patched, run)) = self.wrong_attempt(path, candidates)? else { return Ok(0) };
+        let wrong = self.executor.text(path).unwrap_or_default().to_owned();
+        let tried = Hunk::between(from, &wrong);
+        let thought = self.words(dice).before_patch(tried.line, tried.old, tried.new, what);
+        trajectory.wrong_attempt(thought, patched, self.config.supervise_wrong);
+        trajectory.think(self.words(dice).check_again());
+        trajectory.executed(run);
+        let seen = self.seen(dice);
+        trajectory.think(self.words(dice).still_wrong(&seen));
+        Ok(1)
+    }
+
     /// What the last run showed, as a thought.
     pub(super) fn seen(&self, dice: &mut Dice) -> String {
         let mut words = self.words(dice);

@@ -66,20 +66,10 @@ pub(super) fn make(bench: &mut Bench<'_, '_>, fault: &Fault, dice: &mut Dice) ->
     )?;
     bench.show(&window, &mut trajectory, &mut request, dice)?;
 
-    let mut wrong_attempts = 0;
     let wanted = dice.happens(bench.config.multi_step_ratio);
     let candidates = if wanted { candidates(fault, &hunk, dice) } else { Vec::new() };
-    if let Some((patched, run)) = bench.wrong_attempt(path, &candidates)? {
-        let wrong = bench.executor.text(path).unwrap_or_default().to_owned();
-        let tried = Hunk::between(&fault.buggy, &wrong);
-        let what = bench.words(dice).before_patch(tried.line, tried.old, tried.new, &window.what);
-        trajectory.wrong_attempt(what, patched, bench.config.supervise_wrong);
-        trajectory.think(bench.words(dice).check_again());
-        trajectory.executed(run);
-        let seen = bench.seen(dice);
-        trajectory.think(bench.words(dice).still_wrong(&seen));
-        wrong_attempts = 1;
-    }
+    let wrong_attempts =
+        bench.tell_wrong_attempt(path, &fault.buggy, &candidates, &window.what, &mut trajectory, dice)?;
     let now = bench.executor.text(path).unwrap_or_default().to_owned();
     let right = Hunk::between(&now, fixed);
     let what = bench.words(dice).before_patch(right.line, right.old, right.new, &window.what);

@@ -135,24 +135,13 @@ pub(super) fn make(bench: &mut Bench<'_, '_>, site: &Site, dice: &mut Dice) -> R
     let window = bench.window(path, &site.text, &hunk);
     bench.show(&window, &mut trajectory, &mut request, dice)?;
 
-    let mut wrong_attempts = 0;
     let mut swapped = if dice.happens(bench.config.multi_step_ratio) {
         alternatives(&base, hunk.at, hunk.at + hunk.new.len())
     } else {
         Vec::new()
     };
     dice.shuffle(&mut swapped);
-    if let Some((patched, run)) = bench.wrong_attempt(path, &swapped)? {
-        let wrong = bench.executor.text(path).unwrap_or_default().to_owned();
-        let tried = Hunk::between(&site.text, &wrong);
-        let what = bench.words(dice).before_patch(tried.line, tried.old, tried.new, &window.what);
-        trajectory.wrong_attempt(what, patched, bench.config.supervise_wrong);
-        trajectory.think(bench.words(dice).check_again());
-        trajectory.executed(run);
-        let seen = bench.seen(dice);
-        trajectory.think(bench.words(dice).still_wrong(&seen));
-        wrong_attempts = 1;
-    }
+    let wrong_attempts = bench.tell_wrong_attempt(path, &site.text, &swapped, &window.what, &mut trajectory, dice)?;
     let now = bench.executor.text(path).unwrap_or_default().to_owned();
     let right = Hunk::between(&now, &base);
     trajectory.think(bench.words(dice).say(
