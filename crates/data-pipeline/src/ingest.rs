@@ -1,4 +1,4 @@
-//! Sources to cleaned text: read, check licences, clean, filter, deduplicate, split, write.
+//! Sources to cleaned text: read, check licences, clean, filter, deduplicate, decontaminate, split, write.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -7,6 +7,8 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::clean::{CleanConfig, clean};
+use crate::code::{CodeConfig, judge_code};
+use crate::decontaminate::{DecontaminateConfig, Measured};
 use crate::dedup::{Dedup, content_key};
 use crate::documents::TextWriter;
 use crate::error::{DataError, Result};
@@ -39,6 +41,12 @@ pub struct IngestConfig {
     /// What prose looks like.
     #[serde(default)]
     pub quality: QualityConfig,
+    /// What written code looks like, for sources that are crates.
+    #[serde(default)]
+    pub code: CodeConfig,
+    /// What no document may share text with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decontaminate: Option<DecontaminateConfig>,
     /// Whether equal documents are dropped.
     #[serde(default = "yes")]
     pub dedup: bool,
@@ -57,8 +65,16 @@ fn yes() -> bool {
 impl IngestConfig {
     /// Sources under the default rules.
     pub fn new(source: Vec<SourceConfig>) -> Self {
-        let (clean, quality) = (CleanConfig::default(), QualityConfig::default());
-        Self { source, clean, quality, dedup: true, split: SplitConfig::default(), licences: LicencePolicy::default() }
+        Self {
+            source,
+            clean: CleanConfig::default(),
+            quality: QualityConfig::default(),
+            code: CodeConfig::default(),
+            decontaminate: None,
+            dedup: true,
+            split: SplitConfig::default(),
+            licences: LicencePolicy::default(),
+        }
     }
 
     /// Reads a TOML file; relative paths in it start at the file's folder.
@@ -79,9 +95,9 @@ impl IngestConfig {
         let parsed: Result<Self, _> = toml::from_str(text);
         let mut config = parsed.map_err(|e| toml(e.span().map_or(0, |s| s.start), e.message().to_owned()))?;
         let dir = path.parent().unwrap_or(Path::new(""));
-        for source in &mut config.source {
-            source.paths.iter_mut().for_each(|path| *path = dir.join(&path));
-        }
+        let sources = config.source.iter_mut().flat_map(|source| &mut source.paths);
+        let measured = config.decontaminate.iter_mut().flat_map(|d| &mut d.against);
+        sources.chain(measured).for_each(|path| *path = dir.join(&path));
         config.check()?;
         Ok(config)
     }
@@ -92,6 +108,7 @@ impl IngestConfig {
     /// [`DataError::BadConfig`].
     pub fn check(&self) -> Result<()> {
         self.quality.check()?;
+        self.code.check()?;
         self.split.check()?;
         let bad = |key, expected, found: String| Err(DataError::BadConfig { key, expected, found });
         if self.source.is_empty() {
@@ -103,6 +120,17 @@ impl IngestConfig {
             }
             if source.max_line_bytes == 0 {
                 return bad("source.max_line_bytes", "at least 1", "0".into());
+            }
+            if source.crates && (source.hash.is_some() || source.licence.is_some()) {
+                let expected = "neither with `crates`: each crate has its own";
+                return bad(
+                    "source.hash, source.licence",
+                    expected,
+                    format!("{:?}", source.hash.as_ref().or(source.licence.as_ref())),
+                );
+            }
+            if !source.crates && !source.skip.is_empty() {
+                return bad("source.skip", "nothing without `crates`", format!("{:?}", source.skip));
             }
         }
         Ok(())
@@ -119,9 +147,13 @@ pub fn ingest(config: &IngestConfig, out: &Path, overwrite: bool) -> Result<Repo
     let dest = out;
     let out = OutDir::create(dest, overwrite)?;
     let mut run = Run::new(config, out.path())?;
-    let total = config.source.iter().map(total_bytes).sum::<Result<u64>>()?;
-    let bar = progress::bytes("ingest", total);
+    let mut sources = Vec::new();
     for source in &config.source {
+        sources.extend(source.expand()?);
+    }
+    let total = sources.iter().map(total_bytes).sum::<Result<u64>>()?;
+    let bar = progress::bytes("ingest", total);
+    for source in &sources {
         let hash = source_hash(source)?;
         let (mut batch, mut bytes) = (Vec::new(), 0);
         source.read(&mut |record| {
@@ -154,13 +186,15 @@ struct Checked {
     record: TextRecord,
     bytes_in: usize,
     masked: usize,
-    reason: Option<Reason>,
+    reason: Option<&'static str>,
     key: [u8; 16],
+    overlaps: bool,
 }
 
 struct Run<'a> {
     config: &'a IngestConfig,
-    steps: [Step; 5],
+    steps: [Step; 6],
+    measured: Option<Measured>,
     ids: HashSet<blake3::Hash>,
     licences: HashSet<(String, String)>,
     dedup: Dedup,
@@ -176,11 +210,12 @@ impl<'a> Run<'a> {
             std::fs::create_dir(&dir).map_err(DataError::io("create", &dir))?;
             TextWriter::new(&dir, split.as_str())
         };
-        let holds_out = |s: &SourceConfig| s.split.map_or(config.split.heldout > 0.0, |s| s == SplitName::Heldout);
+        let holds_out = |s: &SourceConfig| s.split.map_or(config.split.holds_out(), |s| s == SplitName::Heldout);
         let heldout = config.source.iter().any(holds_out);
         Ok(Self {
             config,
-            steps: ["clean", "quality", "dedup", "train", "heldout"].map(Step::new),
+            steps: ["clean", "quality", "dedup", "decontaminate", "train", "heldout"].map(Step::new),
+            measured: config.decontaminate.as_ref().map(Measured::read).transpose()?,
             ids: HashSet::new(),
             licences: HashSet::new(),
             dedup: Dedup::new(),
@@ -192,23 +227,28 @@ impl<'a> Run<'a> {
 
     /// Cleans and judges records in parallel, then decides about each in order.
     fn batch(&mut self, source: &SourceConfig, hash: &str, records: Vec<TextRecord>) -> Result<()> {
-        let config = self.config;
+        let (config, measured) = (self.config, self.measured.as_ref());
         let check = |mut record: TextRecord| {
             let bytes_in = record.text.len();
             let cleaned = clean(&record.text, &config.clean);
-            let reason = source.quality.then(|| judge(&cleaned.text, &config.quality)).flatten();
+            let reason = match source {
+                SourceConfig { quality: false, .. } => None,
+                SourceConfig { crates: true, .. } => judge_code(&cleaned.text, &config.code),
+                _ => judge(&cleaned.text, &config.quality).map(Reason::as_str),
+            };
             let key = content_key(&cleaned.text);
+            let overlaps = measured.is_some_and(|measured| measured.overlaps(&cleaned.text));
             record.text = cleaned.text;
-            Checked { record, bytes_in, masked: cleaned.masked, reason, key }
+            Checked { record, bytes_in, masked: cleaned.masked, reason, key, overlaps }
         };
         let checked: Vec<Checked> = records.into_par_iter().map(check).collect();
         checked.into_iter().try_for_each(|record| self.decide(source, hash, record))
     }
 
     fn decide(&mut self, source: &SourceConfig, hash: &str, checked: Checked) -> Result<()> {
-        let Checked { record, bytes_in, masked, reason, key } = checked;
+        let Checked { record, bytes_in, masked, reason, key, overlaps } = checked;
         self.require_licence_and_new_id(&record)?;
-        let [cleaned, quality, dedup, train, heldout] = &mut self.steps;
+        let [cleaned, quality, dedup, decontaminate, train, heldout] = &mut self.steps;
         let bytes = record.text.len();
         if record.text.is_empty() {
             cleaned.drop_row(bytes_in, "nothing left");
@@ -219,7 +259,7 @@ impl<'a> Run<'a> {
             *cleaned.notes.entry("pieces of personal data masked".into()).or_default() += masked as u64;
         }
         if let Some(reason) = reason {
-            quality.drop_row(bytes, reason.as_str());
+            quality.drop_row(bytes, reason);
             return Ok(());
         }
         quality.keep(bytes, bytes);
@@ -228,6 +268,11 @@ impl<'a> Run<'a> {
             return Ok(());
         }
         dedup.keep(bytes, bytes);
+        if overlaps {
+            decontaminate.drop_row(bytes, "shares a run of words with a measured text");
+            return Ok(());
+        }
+        decontaminate.keep(bytes, bytes);
         let by_id = || self.config.split.is_heldout(&record.source, &record.id);
         let is_heldout = source.split.map_or_else(by_id, |split| split == SplitName::Heldout);
         match self.heldout.as_mut().filter(|_| is_heldout) {
@@ -258,6 +303,11 @@ impl<'a> Run<'a> {
     }
 
     fn finish(self, dest: &Path) -> Result<Report> {
+        let unknown = |name: &&String| !self.licences.iter().any(|(source, _)| source == *name);
+        if let Some(name) = self.config.split.sources.iter().find(unknown) {
+            let (key, expected) = ("split.sources", "names of sources that have documents");
+            return Err(DataError::BadConfig { key, expected, found: name.clone() });
+        }
         let wanted = [Some(&self.train), self.heldout.as_ref()];
         for ((split, count), writer) in [SplitName::Train, SplitName::Heldout].iter().zip(self.counts).zip(wanted) {
             if writer.is_some() && count == 0 {
@@ -268,6 +318,8 @@ impl<'a> Run<'a> {
         if let Some(heldout) = self.heldout {
             heldout.finish()?;
         }
-        Ok(Report::new("ingest", self.steps.into()))
+        let decontaminated = self.measured.is_some();
+        let steps = self.steps.into_iter().filter(|step| decontaminated || step.name != "decontaminate");
+        Ok(Report::new("ingest", steps.collect()))
     }
 }

@@ -1,7 +1,7 @@
 //! Text to token rows: ingest, clean, filter, deduplicate, tokenize, pack, load.
 //!
 //! ```text
-//! files ─ source ─ clean ─ quality ─ dedup ─ split ─▶ text records ─ tokenizer ─▶ token documents ─ pack ─▶ token rows ─ loader
+//! files ─ source ─ clean ─ quality ─ dedup ─ decontaminate ─ split ─▶ text records ─ tokenizer ─▶ token documents ─ pack ─▶ token rows ─ loader
 //! ```
 //!
 //! Every output is a folder of Parquet shards with a manifest of hashes, sources and licences, written under a
@@ -9,6 +9,8 @@
 //! No model and no tensor is known here.
 
 pub mod clean;
+pub mod code;
+pub mod decontaminate;
 pub mod dedup;
 mod documents;
 mod error;

@@ -196,7 +196,7 @@ fn ingest_reports_every_document_and_splits_by_id() {
     assert_eq!((&*train.meta().split, &*heldout.meta().split), ("train", "heldout"));
     let source = &train.meta().sources[0];
     assert_eq!((&*source.name, &*source.licence, source.hash.len()), ("notes", "CC0-1.0", 64));
-    let split = data_pipeline::split::SplitConfig { heldout: 0.1, seed: 1 };
+    let split = data_pipeline::split::SplitConfig { heldout: 0.1, seed: 1, ..Default::default() };
     assert!(heldout.records().unwrap().iter().all(|r| split.is_heldout("notes", &r.id)));
     assert!(train.records().unwrap().iter().all(|r| !split.is_heldout("notes", &r.id)));
 }
@@ -324,4 +324,51 @@ fn inspect_shows_counts_hashes_segments_and_what_is_trained() {
     assert!(tokens.contains("token documents") && tokens.contains("bytes per token"), "{tokens}");
     let text = ok(&["inspect", &work.str("run/text/heldout")]);
     assert!(text.contains("split            heldout") && text.contains("notes doc-"), "{text}");
+}
+
+#[test]
+fn crates_are_judged_as_code_held_out_whole_and_kept_apart_from_what_is_measured() {
+    let work = Work::new();
+    let function = |name: &str| {
+        format!(
+            "/// Says the name twice, once for each reader.\npub fn {name}() -> String {{\n    \"{name}\".repeat(2)\n}}\n"
+        )
+    };
+    for (krate, licence) in [("kept", "MIT"), ("apart", "Apache-2.0"), ("task", "MIT")] {
+        let dir = work.path(&format!("vendor/{krate}-1.0.0"));
+        fs::create_dir_all(dir.join("src")).unwrap();
+        fs::write(dir.join("Cargo.toml"), format!("[package]\nname = \"{krate}\"\nlicense = \"{licence}\"\n")).unwrap();
+        fs::write(dir.join("src/lib.rs"), function(krate).repeat(3)).unwrap();
+    }
+    let kept = work.path("vendor/kept-1.0.0/src");
+    fs::write(kept.join("table.rs"), format!("// @generated\n{}", function("other").repeat(3))).unwrap();
+    fs::write(kept.join("copy.rs"), format!("{}\n{}", function("own"), function("task").repeat(2))).unwrap();
+    let config = |skip: &str, split: &str| {
+        let text = format!(
+            "[[source]]\nname = \"crates\"\npaths = [\"vendor\"]\ncrates = true\n{skip}\n[split]\nheldout = 0.0\n\
+             sources = [{split}]\n[decontaminate]\nagainst = [\"vendor/task-1.0.0\"]\n"
+        );
+        fs::write(work.path("ingest.toml"), text).unwrap();
+    };
+    config("skip = [\"task\"]", "\"apart\"");
+    assert!(work.ingest("text").status.success());
+    let ids = |split: &str| -> Vec<String> {
+        let folder = TextFolder::open(&work.path("text").join(split)).unwrap();
+        folder.records().unwrap().into_iter().map(|r| format!("{} {} {}", r.source, r.licence, r.id)).collect()
+    };
+    assert_eq!(ids("train"), ["kept MIT kept-1.0.0/src/lib"]);
+    assert_eq!(ids("heldout"), ["apart Apache-2.0 apart-1.0.0/src/lib"]);
+    let report = fs::read_to_string(work.path("text/report.json")).unwrap();
+    assert!(
+        report.contains("\"generated\": 1") && report.contains("\"shares a run of words with a measured text\": 1")
+    );
+    for (skip, split, want) in [
+        ("skip = [\"task\"]", "\"apart\", \"gone\"", "`split.sources`"),
+        ("skip = [\"task\", \"gone\"]", "\"apart\"", "`source.skip`"),
+        ("licence = \"MIT\"", "\"apart\"", "`source.hash, source.licence`"),
+    ] {
+        config(skip, split);
+        let message = refused(&["ingest", "--config", &work.str("ingest.toml"), "--out", &work.str("again")]);
+        assert!(message.contains(want), "{message}");
+    }
 }

@@ -1,5 +1,6 @@
 //! Where text comes from: plain text, JSONL and Parquet files, read record by record with provenance and licence.
 
+mod crates;
 pub mod jsonl;
 pub mod parquet;
 pub mod text;
@@ -74,6 +75,12 @@ pub struct SourceConfig {
     /// own name on.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub recursive: bool,
+    /// Whether the folders in `paths` are crates, each a source of its own under its own licence; see [`SourceConfig::expand`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub crates: bool,
+    /// Crates that are left out: names, names of folders, or how these begin and `*`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub skip: Vec<String>,
     /// The format; without it the file extension decides.
     #[serde(default)]
     pub format: Option<SourceFormat>,
@@ -98,7 +105,7 @@ pub struct SourceConfig {
     /// The part that all records belong to, for data that is split already; without it the id decides.
     #[serde(default)]
     pub split: Option<SplitName>,
-    /// Whether the quality rules apply: lists and dictionaries are no prose and would fail them.
+    /// Whether the quality rules apply, to crates those for code: lists and dictionaries are no prose and would fail them.
     #[serde(default = "yes")]
     pub quality: bool,
     /// Longest accepted JSONL line.
@@ -130,6 +137,8 @@ impl SourceConfig {
             name: name.into(),
             paths,
             recursive: false,
+            crates: false,
+            skip: Vec::new(),
             format: None,
             licence: licence.map(str::to_owned),
             hash: None,
@@ -143,6 +152,17 @@ impl SourceConfig {
         }
     }
 
+    /// The sources to read: the source itself or, with `crates`, one for each crate in the folders of `paths`, as
+    /// `cargo vendor --versioned-dirs` lays them out. Such a source has the crate's name and the licence of its `Cargo.toml`,
+    /// and only its `.rs` files are read; crates without any are left out.
+    ///
+    /// # Errors
+    /// [`DataError::NoInput`] for a path without crates, [`DataError::WrongFormat`] for a manifest that cannot be read,
+    /// [`DataError::BadConfig`] for an entry of `skip` that names none of them.
+    pub fn expand(&self) -> Result<Vec<Self>> {
+        if self.crates { crates::expand(self) } else { Ok(vec![self.clone()]) }
+    }
+
     /// The files of the source, in reading order, each with its format.
     ///
     /// # Errors
@@ -151,26 +171,34 @@ impl SourceConfig {
         let mut files = Vec::new();
         for path in &self.paths {
             let before = files.len();
-            let mut candidates = vec![path.clone()];
-            if path.is_dir() {
-                candidates.clear();
-                list(path, self.recursive, &mut candidates)?;
-                candidates.retain(|p| SourceFormat::of(p).is_some());
-                candidates.sort();
-            } else if !path.exists() {
-                return Err(DataError::io("open", path)(std::io::ErrorKind::NotFound.into()));
-            }
-            for file in candidates {
-                let format = self.format.or_else(|| SourceFormat::of(&file));
-                let wanted = |f: SourceFormat| !path.is_dir() || SourceFormat::of(&file) == Some(f);
-                files.extend(format.filter(|&f| wanted(f)).map(|format| (file.clone(), format)));
-            }
+            files.extend(self.found(path)?);
             if files.len() == before {
                 let expected = "a .txt, .md, .rs, .jsonl or .parquet file, or a folder of them, or `format` to be set";
                 return Err(DataError::NoInput { path: path.clone(), expected });
             }
         }
         Ok(files)
+    }
+
+    /// The files of one path.
+    fn found(&self, path: &Path) -> Result<Vec<(PathBuf, SourceFormat)>> {
+        let mut candidates = vec![path.to_path_buf()];
+        if path.is_dir() {
+            candidates.clear();
+            list(path, self.recursive, &mut candidates)?;
+            candidates.retain(|p| {
+                SourceFormat::of(p).is_some() && (!self.crates || p.extension().is_some_and(|e| e == "rs"))
+            });
+            candidates.sort();
+        } else if !path.exists() {
+            return Err(DataError::io("open", path)(std::io::ErrorKind::NotFound.into()));
+        }
+        let with_format = candidates.into_iter().filter_map(|file| {
+            let own = SourceFormat::of(&file);
+            let format = self.format.or(own).filter(|&f| !path.is_dir() || own == Some(f))?;
+            Some((file, format))
+        });
+        Ok(with_format.collect())
     }
 
     /// Hands every record to `push`, in a fixed order.

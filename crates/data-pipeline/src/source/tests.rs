@@ -220,3 +220,43 @@ fn folders_in_folders_are_read_when_asked_for() {
     assert_eq!(ids(false), ["lib"]);
     assert_eq!(ids(true), ["root/a/b/c", "root/a/lib", "root/lib"]);
 }
+
+#[test]
+fn crates_are_sources_of_their_own_under_their_own_licences() {
+    let root = tempfile::tempdir().unwrap();
+    let put = |name: &str, text: &str| {
+        let path = root.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    };
+    put("b-1.0.0/Cargo.toml", "[package]\nname = \"b\"\nlicense = \"MIT/Apache-2.0\"\n");
+    put("b-1.0.0/src/lib.rs", "pub fn b() {}");
+    put("b-1.0.0/README.md", "b");
+    put("a-0.2.0/Cargo.toml", "[package]\nname = \"a\"\nlicense = \"MIT\"\n");
+    put("a-0.2.0/tests/all.rs", "// tests");
+    put("a-0.2.0/src/lib.rs", "// lib");
+    put("a-0.1.0/Cargo.toml", "[package]\nname = \"a\"\nlicense-file = \"OWN\"\n");
+    put("a-0.1.0/src/lib.rs", "// old");
+    put("none-1.0.0/Cargo.toml", "[package]\nname = \"none\"\nlicense = \"MIT\"\n");
+    put("none-1.0.0/notes.txt", "no code");
+    put("notes.txt", "no crate");
+    let all = SourceConfig { crates: true, ..SourceConfig::new("crates", vec![root.path().into()], None) };
+    let records = |skip: &[&str]| -> Result<Vec<[String; 4]>> {
+        let source = SourceConfig { skip: skip.iter().map(ToString::to_string).collect(), ..all.clone() };
+        let each = source.expand()?.iter().map(read).collect::<Result<Vec<_>>>()?;
+        Ok(each.concat().into_iter().map(|r| [r.source, r.licence, r.id, r.text]).collect())
+    };
+    let old = ["a", "", "a-0.1.0/src/lib", "// old"];
+    let b = ["b", "MIT OR Apache-2.0", "b-1.0.0/src/lib", "pub fn b() {}"];
+    let new = [["a", "MIT", "a-0.2.0/src/lib", "// lib"], ["a", "MIT", "a-0.2.0/tests/all", "// tests"]];
+    assert_eq!(records(&[]).unwrap(), [old, new[0], new[1], b]);
+    assert_eq!(records(&["a-0.1.0", "none"]).unwrap(), [new[0], new[1], b]);
+    assert_eq!(records(&["a*"]).unwrap(), [b]);
+    assert_eq!(records(&["a"]).unwrap(), [b]);
+    let message = records(&["a", "c-*"]).unwrap_err().to_string();
+    assert!(message.contains("`source.skip`") && message.contains("found c-*"), "{message}");
+    put("c/Cargo.toml", "[workspace]\n");
+    assert!(records(&[]).unwrap_err().to_string().contains("a manifest of a crate with a name"));
+    let empty = SourceConfig { paths: vec![root.path().join("b-1.0.0")], ..all.clone() };
+    assert!(empty.expand().unwrap_err().to_string().contains("folders with a Cargo.toml"));
+}
