@@ -17,13 +17,18 @@ const MANIFEST: &str = "data/crates/Cargo.toml";
 /// Where their sources are laid out.
 const CRATES: &str = "target/crates";
 
-/// Installs `cargo-mutants` into the target folder; cargo leaves what is there as it is.
-pub(crate) fn tools(args: Args) -> Result<()> {
+/// Installs `cargo-mutants` into the target folder; cargo leaves what is there as it is. `--out` has a copy in another folder.
+pub(crate) fn tools(mut args: Args) -> Result<()> {
+    let out = args.option("--out")?;
     args.finish()?;
     let (name, version) = MUTANTS;
     let root = workspace::root()?;
     cargo(&root, &["install", name, "--version", version, "--locked", "--root", TOOLS])?;
-    println!("{TOOLS}/bin/{name}");
+    let program = format!("{TOOLS}/bin/{name}");
+    match out {
+        Some(out) => println!("{}", copy(&root, &program, Path::new(&out), name)?),
+        None => println!("{program}"),
+    }
     Ok(())
 }
 
@@ -36,6 +41,15 @@ pub(crate) fn crates(mut args: Args) -> Result<()> {
     cargo(&root, &["vendor", "--locked", "--versioned-dirs", "--manifest-path", &manifest, &out])?;
     println!("{out}");
     Ok(())
+}
+
+/// Copies a program into a folder.
+fn copy(root: &Path, program: &str, out: &Path, name: &str) -> Result<String> {
+    let dir = root.join(out);
+    std::fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    let copied = std::fs::copy(root.join(program), dir.join(name));
+    copied.with_context(|| format!("cannot copy {program} into {}", dir.display()))?;
+    Ok(out.join(name).display().to_string())
 }
 
 fn cargo(root: &Path, args: &[&str]) -> Result<()> {

@@ -36,6 +36,9 @@ pub(crate) struct Arguments {
     /// Every k of pass@k.
     #[arg(long, value_delimiter = ',', default_value = "1")]
     k: Vec<u64>,
+    /// In front of every metric's name, as `train.`: for tasks that no gate's plain names mean.
+    #[arg(long, default_value = "")]
+    prefix: String,
     /// The largest share of judgements that may be errors of the judge.
     #[arg(long, default_value_t = 0.01)]
     max_judge_errors: f64,
@@ -59,7 +62,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         ks: arguments.k.iter().copied().collect(),
         max_judge_errors: arguments.max_judge_errors,
     };
-    let report = score(&input, &model)?;
+    let mut report = score(&input, &model)?;
+    for metric in &mut report.metrics {
+        metric.name.insert_str(0, &arguments.prefix);
+    }
     report.write(&arguments.out)?;
     println!("{:<28} {:>10} {:>20} {:>6}", "metric", "value", "95 % interval", "n");
     for metric in &report.metrics {

@@ -1,6 +1,7 @@
 //! The subcommands, one file each.
 
 mod bench;
+mod conversations;
 mod grpo;
 mod harmony;
 mod judging;
@@ -41,6 +42,8 @@ pub(crate) enum Command {
     Grpo(StageArgs),
     /// Pairs of faulty and fixed files from crates, each verified in the sandbox.
     Mutate(mutate::Arguments),
+    /// Such pairs as requests and answers, for the language adapter.
+    Conversations(conversations::Arguments),
     /// Task folders for GRPO and evaluation from such pairs, each accepted by the judge.
     Tasks(tasks::Arguments),
     /// Conversations in which every call of a tool was executed, for training; their replay.
@@ -60,6 +63,7 @@ pub(crate) fn run(command: Command) -> Result<ExitCode> {
         Command::Rank(arguments) => rank::run(&arguments).map(done),
         Command::Grpo(args) => Ok(program::<grpo::Grpo>(&args)),
         Command::Mutate(arguments) => mutate::run(&arguments).map(done),
+        Command::Conversations(arguments) => conversations::run(&arguments).map(done),
         Command::Tasks(arguments) => tasks::run(&arguments).map(done),
         Command::Trajectories(arguments) => {
             let helper = std::env::current_exe().context("finding this program, which is the sandbox's helper")?;

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use eval_rust::judge::Status;
 use model_core::Harmony;
-use moe_agent::rollout::ranking::{Gates, Ranked, Soft, offences, pair, rank};
+use moe_agent::rollout::ranking::{Gates, PairRecord, Ranked, Soft, offences, pairs, rank};
 use moe_agent::rollout::{Ask, Episode, JudgedWorld, Planted, TaskSet, Tasks, episode_number};
 use serde_json::json;
 
@@ -22,12 +22,39 @@ const CANDIDATES: usize = 2 * TEMPERATURES.len();
 pub(crate) struct Arguments {
     #[command(flatten)]
     player: Player,
+    /// Most pairs of a task, each with another rejected answer.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pairs: usize,
+    /// The pairs of every N-th task that has any are held out, in `pairs-heldout.jsonl`; 0 holds out none.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    heldout_every: usize,
+}
+
+/// Pairs as lines, those that are held out apart.
+#[derive(Default)]
+struct Pairs {
+    lines: [String; 2],
+    counts: [usize; 2],
+    tasks: usize,
+}
+
+impl Pairs {
+    fn add(&mut self, made: &[PairRecord], heldout_every: usize) -> Result<()> {
+        self.tasks += usize::from(!made.is_empty());
+        let side = usize::from(heldout_every > 0 && self.tasks.is_multiple_of(heldout_every));
+        self.counts[side] += made.len();
+        for record in made {
+            self.lines[side] += &format!("{}\n", serde_json::to_string(record)?);
+        }
+        Ok(())
+    }
 }
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let player = &arguments.player;
     let keys = player.keys();
+    ensure!(arguments.pairs > 0, "--pairs: expected at least 1, got 0");
     let runner = told(runner(&keys, &player.prompt()))?;
     let (tasks, tokenizer) = (told(player.task_set(&*runner))?, told(player.tokenizer())?);
     player.make_out()?;
@@ -47,7 +74,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         world.judgements(&episodes, episode_number(0, "rank", player.seed))
     }))?;
     let harmony = Harmony::new(&tokenizer)?;
-    let (mut pairs, mut ranking, mut n_pairs, mut errors) = (String::new(), String::new(), 0, 0);
+    let (mut made, mut ranking, mut errors) = (Pairs::default(), String::new(), 0);
     for (task, id) in tasks.ids().iter().enumerate() {
         let mut candidates = Vec::new();
         for (episode, judgement) in episodes.iter().zip(&judgements).filter(|(episode, _)| episode.task == task) {
@@ -67,17 +94,19 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             });
             ranking += &format!("{line}\n");
         }
-        if let Some(record) = pair(&harmony, id, tasks.prompt(task), &ranked) {
-            n_pairs += 1;
-            pairs += &format!("{}\n", serde_json::to_string(&record)?);
-        }
+        made.add(&pairs(&harmony, id, tasks.prompt(task), &ranked, arguments.pairs), arguments.heldout_every)?;
     }
     gates::artifact::write_atomic(&player.out.join("ranking.jsonl"), ranking.as_bytes())?;
-    gates::artifact::write_atomic(&player.out.join("pairs.jsonl"), pairs.as_bytes())?;
+    gates::artifact::write_atomic(&player.out.join("pairs.jsonl"), made.lines[0].as_bytes())?;
+    if arguments.heldout_every > 0 {
+        gates::artifact::write_atomic(&player.out.join("pairs-heldout.jsonl"), made.lines[1].as_bytes())?;
+    }
     let n_tasks = tasks.ids().len();
     println!(
-        "rank: {n_pairs} pairs of {n_tasks} tasks, {} without a pair, {errors} errors of the judge",
-        n_tasks - n_pairs
+        "rank: {} pairs and {} held out of {n_tasks} tasks, {} without a pair, {errors} errors of the judge",
+        made.counts[0],
+        made.counts[1],
+        n_tasks - made.tasks
     );
     Ok(())
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use moe_agent::tasks::{TaskSettings, make_tasks};
+use moe_agent::tools::PromptStyle;
 
 use super::bench::{BenchArguments, settings};
 
@@ -49,6 +50,9 @@ pub(crate) struct Arguments {
     /// Tests stand where a candidate sees them.
     #[arg(long)]
     visible_tests: bool,
+    /// Descriptions say as little as compact trajectories do.
+    #[arg(long)]
+    compact: bool,
     /// Only this crate; repeat for several.
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
@@ -78,6 +82,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     settings.train |= from.train;
     settings.impossible = from.impossible.unwrap_or(settings.impossible);
     settings.visible_tests |= from.visible_tests;
+    if from.compact {
+        settings.style = PromptStyle::Compact;
+    }
     if !from.only.is_empty() {
         settings.only.clone_from(&from.only);
     }

@@ -3,6 +3,7 @@
 //! `cargo-mutants` lists mutants and seeded edits add slips that do not compile; every one is rebuilt from its place and
 //! replacement, formatted, and tried in the sandbox. What tests or the compiler said becomes the message of the pair.
 
+mod conversation;
 mod diff;
 mod edits;
 mod error;
@@ -22,6 +23,7 @@ use std::sync::Mutex;
 use eval_rust::sandbox::Run;
 use serde::Deserialize;
 
+pub use conversation::{PairConversation, conversation as pair_conversation, is_borrow_checker};
 pub use diff::{apply as apply_diff, unified as unified_diff};
 pub use error::MutateError;
 pub(crate) use error::{Result, io};

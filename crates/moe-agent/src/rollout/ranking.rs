@@ -114,25 +114,38 @@ pub struct PairRecord {
     rejected: Vec<MessageJson>,
 }
 
-/// The best candidate with all gates open before the worst that is worse than it, as answers to the prompt that can be rendered;
-/// `None` where there is no such pair.
-pub fn pair(harmony: &Harmony<'_>, task: &str, prompt: &Conversation, ranked: &[Ranked<'_>]) -> Option<PairRecord> {
+/// The best candidate with all gates open before those that are worse than it, the worst first and at most `most`, as answers
+/// to the prompt that can be rendered.
+pub fn pairs(
+    harmony: &Harmony<'_>,
+    task: &str,
+    prompt: &Conversation,
+    ranked: &[Ranked<'_>],
+    most: usize,
+) -> Vec<PairRecord> {
     let renders = |it: &&Ranked<'_>| {
         let answer = Conversation { messages: it.episode.messages.clone() };
         harmony.answer(prompt, &answer, ExampleOptions::default()).is_ok()
     };
-    let chosen = ranked.iter().filter(|it| it.gates.all_open()).find(renders)?;
+    let Some(chosen) = ranked.iter().filter(|it| it.gates.all_open()).find(renders) else { return Vec::new() };
     let key = |it: &Ranked<'_>| (std::cmp::Reverse(it.gates.n_open()), it.soft);
     let is_worse = |it: &&Ranked<'_>| key(it) > key(chosen) && it.episode.messages != chosen.episode.messages;
-    let rejected = ranked.iter().rev().filter(is_worse).find(renders)?;
+    let mut rejected: Vec<&Ranked<'_>> = Vec::new();
+    for it in ranked.iter().rev().filter(is_worse).filter(renders) {
+        let is_new = rejected.iter().all(|other| other.episode.messages != it.episode.messages);
+        if is_new && rejected.len() < most {
+            rejected.push(it);
+        }
+    }
     let json = |messages: &[Message]| messages.iter().map(MessageJson::from).collect();
-    Some(PairRecord {
+    let record = |rejected: &Ranked<'_>| PairRecord {
         id: format!("{task}-{}-{}", chosen.episode.sample, rejected.episode.sample),
         task: task.to_owned(),
         prompt: json(&prompt.messages),
         chosen: json(&chosen.episode.messages),
         rejected: json(&rejected.episode.messages),
-    })
+    };
+    rejected.into_iter().map(record).collect()
 }
 
 #[cfg(test)]
@@ -182,16 +195,20 @@ mod tests {
         let ranked = candidates(&cut);
         assert_eq!(ranked.iter().map(|it| it.episode.sample).collect::<Vec<_>>(), [1, 0, 2, 3]);
         // What does not end with an answer cannot be rendered, so the next worst is rejected.
-        let record = pair(&harmony, "t", &prompt, &ranked).unwrap();
-        assert_eq!(record.id, "t-1-2");
-        let line = serde_json::to_value(&record).unwrap();
+        let made = |ranked: &[Ranked<'_>], most| pairs(&harmony, "t", &prompt, ranked, most);
+        let ids = |ranked: &[Ranked<'_>], most| made(ranked, most).into_iter().map(|it| it.id).collect::<Vec<_>>();
+        let line = serde_json::to_value(&made(&ranked, 1)[0]).unwrap();
+        assert_eq!(line["id"], "t-1-2");
         assert_eq!(line["chosen"][0]["content"][0]["text"], "short");
         // Without a candidate that passes everything, and with one alone, there is no pair.
-        assert!(pair(&harmony, "t", &prompt, &ranked[2..]).is_none());
-        assert!(pair(&harmony, "t", &prompt, &ranked[..1]).is_none());
+        assert!(made(&ranked[2..], 1).is_empty() && made(&ranked[..1], 1).is_empty());
         // Two that pass differ by size alone.
-        assert_eq!(pair(&harmony, "t", &prompt, &ranked[..2]).unwrap().id, "t-1-0");
+        assert_eq!(ids(&ranked[..2], 1), ["t-1-0"]);
+        // Several, each other answer once.
+        let mut again = ranked.clone();
+        again.push(Ranked { episode: &episodes[2], ..ranked[2].clone() });
+        assert_eq!(ids(&again, 9), ["t-1-2", "t-1-0"]);
         let equal = vec![ranked[0].clone(), Ranked { episode: &episodes[0], ..ranked[0].clone() }];
-        assert!(pair(&harmony, "t", &prompt, &equal).is_none());
+        assert!(made(&equal, 1).is_empty());
     }
 }

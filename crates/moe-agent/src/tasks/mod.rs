@@ -23,6 +23,8 @@ use crate::mutate::verify::formatted;
 use crate::mutate::workshop::{Bench, Tools};
 use crate::mutate::{MutateError, Result, Split, io, run_all};
 use crate::read_mutations;
+use crate::tools::PromptStyle;
+use crate::trajectories::short_request;
 
 pub use decontaminate::Overlap;
 use decontaminate::{Seen, changed_function};
@@ -66,6 +68,8 @@ pub struct TaskSettings {
     pub impossible: usize,
     /// Tests stand where a candidate sees them.
     pub visible_tests: bool,
+    /// How much a description says: a bug report with the failure, or what a compact trajectory says, which is to find it out.
+    pub style: PromptStyle,
     /// Seconds of all tests of a candidate.
     pub test_s: u64,
     /// Most of the 13-token pieces of a held-out task's function, as a share, that training may have seen.
@@ -90,6 +94,7 @@ impl Default for TaskSettings {
             train: false,
             impossible: 0,
             visible_tests: false,
+            style: PromptStyle::Full,
             test_s: 10,
             max_overlap: 0.2,
             only: Vec::new(),
@@ -153,7 +158,7 @@ pub struct TaskReport {
     pub bytes: [usize; 3],
 }
 
-/// Makes tasks and writes them with `tasks.jsonl` and `report.json`, all or nothing.
+/// Makes tasks and writes them with `tasks.jsonl`, `impossible.txt` and `report.json`, all or nothing.
 ///
 /// # Errors
 /// Any [`MutateError`]: settings, missing or stale pairs, the sandbox, the judge's own faults.
@@ -230,6 +235,8 @@ fn finish(
         list += &(serde_json::to_string(line).map_err(json)? + "\n");
     }
     gates::artifact::write_atomic(&staged.join("tasks.jsonl"), list.as_bytes())?;
+    let planted: String = lines.iter().filter(|line| line.impossible).map(|line| format!("{}\n", line.id)).collect();
+    gates::artifact::write_atomic(&staged.join("impossible.txt"), planted.as_bytes())?;
     let text = serde_json::to_string_pretty(&report).map_err(json)? + "\n";
     gates::artifact::write_atomic(&staged.join("report.json"), text.as_bytes())?;
     if let Some(parent) = settings.out.parent() {
@@ -483,7 +490,12 @@ impl Maker<'_> {
         let pick = usize::from_str_radix(&key[..4], 16).unwrap_or(0);
         let mut draft = skeleton.draft.clone();
         draft.id = format!("{}-{}", source.name, &key[..8]);
-        draft.description = description(record, pick);
+        draft.description = match self.settings.style {
+            PromptStyle::Full => description(record, pick),
+            PromptStyle::Compact => {
+                short_request(&format!("{} {}", source.name, source.version), record.error_codes.is_empty())
+            }
+        };
         draft.visible = self.settings.visible_tests;
         draft.start.insert(file.clone(), buggy.clone());
         let name = format!("{}/{}", source.split.name(), draft.id);

@@ -24,3 +24,4 @@ pub use error::TrajectoryError;
 pub use generate::{Manifest, generate};
 pub use record::{ExecutedCall, Finished, Kind, Trajectory};
 pub use replay::{Difference, Replayed, replay};
+pub(crate) use words::short_request;

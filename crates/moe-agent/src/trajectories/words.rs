@@ -10,6 +10,15 @@ pub(super) struct Words<'d> {
     pub(super) style: PromptStyle,
 }
 
+/// Compact requests.
+const SHORT_TESTS_FAIL: &str = "Tests of {crate} fail. Fix the bug.";
+const SHORT_NO_COMPILE: &str = "{crate} does not compile. Fix it.";
+
+/// The compact request to repair a crate, given as name and version.
+pub(crate) fn short_request(krate: &str, compiles: bool) -> String {
+    fill(if compiles { SHORT_TESTS_FAIL } else { SHORT_NO_COMPILE }, &[("crate", krate)])
+}
+
 /// Most characters of a line of code in a sentence.
 const MAX_CODE: usize = 70;
 
@@ -27,7 +36,7 @@ impl Words<'_> {
         let facts = [("crate", krate)];
         if compiles {
             self.say(
-                "Tests of {crate} fail. Fix the bug.",
+                SHORT_TESTS_FAIL,
                 &[
                     "The tests of the crate `{crate}` fail. Find the bug and fix it.",
                     "Some tests of `{crate}` do not pass any more. Please repair the code.",
@@ -37,7 +46,7 @@ impl Words<'_> {
             )
         } else {
             self.say(
-                "{crate} does not compile. Fix it.",
+                SHORT_NO_COMPILE,
                 &[
                     "The crate `{crate}` does not compile. Fix it.",
                     "`cargo check` fails for `{crate}`. Please repair the code.",
