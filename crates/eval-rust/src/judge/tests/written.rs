@@ -143,7 +143,7 @@ fn r14_what_is_not_a_test_of_behaviour_is_refused() {
         ("tests/own.rs", test("unsafe { std::hint::unreachable_unchecked() }"), "unsafe"),
         ("tests/own.rs", format!("#[path = \"../src/lib.rs\"]\nmod two;\n{}", test("")), "path"),
         ("tests/own.rs", format!("mod inner {{ {} }}", test("")), "1 tests, 0 of them"),
-        ("tests/own.rs", format!("#[ignore]\n{}", test("")), "ignore"),
+        ("tests/own.rs", format!("# [ignore]\n{}", test("")), "ignore"),
         ("build.rs", "fn main() {}".to_owned(), "steers the build"),
     ] {
         let got = set.judge(&[(path, &text)]);
