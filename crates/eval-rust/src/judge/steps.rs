@@ -49,7 +49,7 @@ pub(super) fn run(judge: &Judge<'_>, task: &Task, admitted: &Admitted, report: &
     let steps = Steps { judge, task, private: &private };
     if steps.clippy(report)? {
         steps.format(admitted, report)?;
-        let built = steps.build(report)?;
+        let built = steps.build(&[], report)?;
         if report.compiled {
             let tests = steps.tests(&built, report)?;
             report.tests_passed = tests && steps.functions(&built, report)? && steps.mutants(admitted, report)?;
@@ -137,8 +137,9 @@ impl Steps<'_> {
 
     /// Builds the candidate and the judge's programs over it, and takes those that there are; the target folder is not looked
     /// at again.
-    pub(super) fn build(&self, report: &mut Judgement) -> Result<Vec<String>> {
+    pub(super) fn build(&self, more: &[&str], report: &mut Judgement) -> Result<Vec<String>> {
         let args = ["build", "--frozen", "--keep-going", "-p", HARNESS, "--bins", "--message-format=json"];
+        let args = [&args, more].concat();
         let (outcome, said) = self.tool("cargo", &args, "ws", self.task.file.limits.check(), report)?;
         report.compiled = said.built;
         if outcome.end != End::Exit(0) {

@@ -166,3 +166,26 @@ fn r14_what_is_not_a_test_of_behaviour_is_refused() {
     let got = Task::load(set.0.path()).unwrap_err().to_string();
     assert!(got.contains("hidden/mutants/same/src/lib.rs must replace"), "{got}");
 }
+
+#[test]
+fn r14_lines_of_panics_are_no_behaviour() {
+    let set = Written::new();
+    // A sum that panics: a mutant on other lines would be told apart by the line.
+    let source = SOLUTION.replace("a.saturating_add(b)", "a + b");
+    let moved = format!("//! Moved.\n{source}");
+    let wrong = source.replace("a + b", "a - b");
+    for (name, text) in [("start", &source), ("solution", &source)] {
+        write(set.0.path(), &[(&format!("{name}/src/lib.rs"), text)]);
+    }
+    write(set.0.path(), &[("hidden/mutants/wraps/src/lib.rs", &moved), ("hidden/mutants/unsorted/src/lib.rs", &wrong)]);
+    let line = "#[test]\nfn a() {\n    static LINE: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);\n    \
+                std::panic::set_hook(Box::new(|info| LINE.store(info.location().unwrap().line(), std::sync::atomic::Ordering::SeqCst)));\n    \
+                assert!(std::panic::catch_unwind(|| two::add(u32::MAX, 1)).is_err());\n    \
+                assert_eq!(LINE.load(std::sync::atomic::Ordering::SeqCst), 5);\n}\n";
+    let got = set.unrewarded(line);
+    assert!(got.compiled && got.mutants.is_none() && got.reason.contains("more than what the crate does"), "{got:#?}");
+    // The same without the line is a test, and the moved mutant survives it.
+    let honest = line.replace("    assert_eq!(LINE.load(std::sync::atomic::Ordering::SeqCst), 5);\n", "");
+    let got = set.unrewarded(&honest);
+    assert_eq!(got.mutants.unwrap().survived, ["wraps"], "{}", got.reason);
+}
