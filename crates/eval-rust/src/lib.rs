@@ -11,8 +11,10 @@ pub mod judge;
 mod pass_at_k;
 pub mod sandbox;
 mod score;
+mod shown;
 
 pub use bench::{BenchReport, Plan, Recorder, bench};
 pub use episodes::{Episode, EpisodesError, read_episodes};
 pub use pass_at_k::{TooFewSamples, pass_at_k};
 pub use score::{Input, ScoreError, score};
+pub use shown::shown;

@@ -7,9 +7,9 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use eval_rust::ScoreError;
 use eval_rust::judge::JudgeError;
 use eval_rust::sandbox::{self, Layer, SandboxError};
+use eval_rust::{ScoreError, shown};
 
 /// A verdict is negative.
 const FAILED: u8 = 1;
@@ -57,7 +57,7 @@ fn main() -> ExitCode {
     match run(Cli::parse()) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", shown(&format!("{error:#}")));
             ExitCode::from(code(&error))
         }
     }

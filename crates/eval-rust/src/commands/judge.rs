@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use eval_rust::judge::{Judge, Judgement, Options, Status, Task, find_toolchain, read_list};
 use eval_rust::sandbox::{Layer, Sandbox};
+use eval_rust::shown;
 
 /// What the judge works with.
 #[derive(clap::Args)]
@@ -83,7 +84,7 @@ pub(crate) fn judge(arguments: Arguments, helper: &Path) -> Result<ExitCode> {
         count(|judgement| judgement.passed)
     );
     for judgement in judgements.iter().filter(|judgement| judgement.status == Status::Error) {
-        eprintln!("eval-rust: {}: {}", judgement.task, judgement.reason);
+        eprintln!("eval-rust: {}: {}", shown(&judgement.task), shown(&judgement.reason));
     }
     Ok(ExitCode::from(if errors == 0 { 0 } else { 3 }))
 }

@@ -60,17 +60,17 @@ impl Judge<'_> {
             let bad = |what: String| JudgeError::Task { path: task.dir.clone(), what: format!("solution: {what}") };
             let files = collect(&task.solution()).map_err(|error| bad(error.to_string()))?;
             let admitted = policy::admit(task, &files).map_err(bad)?;
-            self.lay_out(private, task, &admitted.files)?;
+            self.lay_out(private, task, Some(&admitted.files))?;
             self.own(private.path(), "solution", &["build", "--frozen", "-p", HARNESS, "--bin", DRIVER])?;
             copy(&private.path().join("target/debug").join(DRIVER), &dest.join(DRIVER))
         })
     }
 
-    /// Puts a workspace, the dependencies and an empty `bin` into a private folder.
-    pub(super) fn lay_out(&self, private: &Private, task: &Task, files: &super::collect::Files) -> Result<()> {
+    /// Puts a workspace, of these files or of empty ones, the dependencies and an empty `bin` into a private folder.
+    pub(super) fn lay_out(&self, private: &Private, task: &Task, files: Option<&super::collect::Files>) -> Result<()> {
         let dependencies = self.dependencies(task)?;
         let dir = private.path();
-        workspace::write(&dir.join("ws"), task, Some(files))?;
+        workspace::write(&dir.join("ws"), task, files)?;
         copy(&dependencies.join("Cargo.lock"), &dir.join("ws/Cargo.lock"))?;
         copy(&dependencies.join("target"), &dir.join("target"))?;
         open_to_all(&dir.join("target"))

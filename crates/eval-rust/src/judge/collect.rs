@@ -9,6 +9,8 @@ use crate::sandbox::{Caps, CollectError, collect_without};
 const CAPS: Caps = Caps { entries: 1000, bytes: 16 << 20, depth: 24 };
 /// Most bytes of one file.
 const MAX_FILE_BYTES: usize = 1 << 20;
+/// Most bytes of a path, so that it can be written below any folder of the judge.
+const MAX_PATH_BYTES: usize = 1024;
 /// Folders that tools leave behind; nothing in them is looked at.
 const LEFT_BEHIND: [&str; 2] = ["target", ".git"];
 
@@ -24,6 +26,8 @@ pub(crate) enum Unfit {
     Name(String),
     #[error("`{0}` is too large")]
     TooLarge(String),
+    #[error("a path of {0} bytes is too long")]
+    TooLong(usize),
 }
 
 /// Reads every file below `root`; `target` and `.git` at its top are left out.
@@ -31,6 +35,9 @@ pub(crate) fn collect(root: &Path) -> Result<Files, Unfit> {
     let mut files = Files::new();
     for (path, bytes) in collect_without(root, &CAPS, &LEFT_BEHIND)? {
         let name = path.to_str().ok_or_else(|| Unfit::Name(path.to_string_lossy().into_owned()))?;
+        if name.len() > MAX_PATH_BYTES {
+            return Err(Unfit::TooLong(name.len()));
+        }
         if bytes.len() > MAX_FILE_BYTES {
             return Err(Unfit::TooLarge(name.into()));
         }
@@ -69,5 +76,10 @@ mod tests {
         let name: &std::ffi::OsStr = std::os::unix::ffi::OsStrExt::from_bytes(b"\xff.rs");
         fs::write(root.path().join(name), "").unwrap();
         assert!(matches!(collect(root.path()), Err(Unfit::Name(_))));
+        let root = tempfile::tempdir().unwrap();
+        let deep = ["d".repeat(250).as_str(); 5].join("/");
+        fs::create_dir_all(root.path().join(&deep)).unwrap();
+        fs::write(root.path().join(&deep).join("a.rs"), "").unwrap();
+        assert!(matches!(collect(root.path()), Err(Unfit::TooLong(1259))));
     }
 }

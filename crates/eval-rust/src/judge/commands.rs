@@ -110,24 +110,26 @@ pub(crate) fn program(bin: &Path, name: &str, stdin: Vec<u8>, memory_mib: u64, w
     }
 }
 
-/// Runs a command, again where the sandbox itself failed, and adds what it took to the report.
+/// Runs a command that is the judge's own, again where the sandbox itself failed, and adds what it took to the report.
 pub(crate) fn run(runner: &dyn Run, command: &Command, report: &mut Judgement) -> Result<Outcome> {
     let mut last: Option<SandboxError> = None;
     for _ in 0..TRIES {
-        match runner.run(command) {
-            Ok(outcome) => {
-                report.wall_ms += outcome.wall.as_millis() as u64;
-                report.cpu_ms += outcome.cpu.as_millis() as u64;
-                report.peak_memory_bytes = report.peak_memory_bytes.max(outcome.peak_memory);
-                report.weaker.extend(&outcome.weaker);
-                report.weaker.sort_unstable();
-                report.weaker.dedup();
-                return Ok(outcome);
-            }
+        match once(runner, command, report) {
+            Ok(outcome) => return Ok(outcome),
             Err(error) => last = Some(error),
         }
     }
     Err(last.map_or_else(|| JudgeError::Own { step: "run", what: "was not tried".into() }, JudgeError::Sandbox))
+}
+
+/// Runs a command and adds what it took to the report.
+pub(crate) fn once(runner: &dyn Run, command: &Command, report: &mut Judgement) -> Result<Outcome, SandboxError> {
+    let outcome = runner.run(command)?;
+    report.wall_ms += outcome.wall.as_millis() as u64;
+    report.cpu_ms += outcome.cpu.as_millis() as u64;
+    report.peak_memory_bytes = report.peak_memory_bytes.max(outcome.peak_memory);
+    report.add_weaker(&outcome.weaker);
+    Ok(outcome)
 }
 
 /// How a run ended, in words.

@@ -43,6 +43,14 @@ pub enum JudgeError {
         /// What happened.
         what: String,
     },
+    /// The judge's own part failed, every time and with this candidate only: a failure of the candidate, not of the judge.
+    #[error(
+        "{what}; it went wrong every time and with nothing harmless in its place, so the candidate brings it about"
+    )]
+    Provoked {
+        /// What happened the last time.
+        what: String,
+    },
     /// A cache entry is not what was stored.
     #[error("cache entry {path} has changed since it was made; remove the folder and find out who writes there")]
     CacheChanged {

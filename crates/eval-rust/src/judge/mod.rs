@@ -7,15 +7,20 @@
 //!    `unsafe` is refused where tests decide.
 //! 4. Functions are called with random inputs, and their answers are compared with the solution's here, outside (`driver`).
 //!
-//! A fault of the judge is [`Status::Error`]: neither a reward nor a verdict.
+//! 5. Tests that a candidate writes must hold on the reference and fail on mutants of it (`written`, `mutants`).
+//!
+//! A fault of the judge is [`Status::Error`]: neither a reward nor a verdict. A fault that only one candidate brings about is its
+//! failure (`blame`). No model has a say here: words in comments, diagnostics and names are never more than text.
 
 mod batch;
+mod blame;
 mod cache;
 mod collect;
 mod commands;
 mod diff;
 mod driver;
 mod error;
+mod mutants;
 mod policy;
 mod private;
 mod read;
@@ -33,7 +38,9 @@ mod values;
 #[expect(unreachable_pub, reason = "the file is a module of the driver, where its items are public")]
 mod wire;
 mod workspace;
+mod written;
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
@@ -47,12 +54,13 @@ pub use error::JudgeError;
 pub(crate) use error::io;
 pub(crate) use private::write_new;
 pub use read::{ReadError, read_judgements};
-pub use report::{Judgement, Status, VERSION};
-pub use task::{Function, Task, TaskFile, TaskKind, TaskLimits};
+pub use report::{Judgement, Mutants, Status, VERSION};
+pub use task::{Function, Task, TaskFile, TaskKind, TaskLimits, WriteTests};
 pub(crate) use tokens::flatten;
 pub use toolchain::find_toolchain;
 
 use crate::sandbox::{CollectError, End, Run};
+use crate::shown::shown;
 use collect::{Files, Unfit, collect};
 use error::Result;
 use private::Private;
@@ -106,11 +114,15 @@ impl<'a> Judge<'a> {
         let mut report = Judgement::new(&task.file.id, seed);
         report.task_hash.clone_from(&task.hash);
         report.tests_expected = task.expected().count() as u64;
-        if let Err(error) = self.decide(task, candidate, &mut report) {
-            report.status = Status::Error;
-            report.passed = false;
-            report.tests_passed = false;
-            report.reason = error.to_string();
+        match self.decide(task, candidate, &mut report) {
+            Ok(()) => {}
+            Err(error @ JudgeError::Provoked { .. }) => report.provoked(task.expected(), error.to_string()),
+            Err(error) => {
+                report.status = Status::Error;
+                report.passed = false;
+                report.tests_passed = false;
+                report.reason = shown(&error.to_string());
+            }
         }
         report
     }
@@ -128,8 +140,12 @@ impl<'a> Judge<'a> {
             }
         };
         report.candidate = hash(&files);
-        match policy::admit(task, &files) {
-            Ok(admitted) => steps::run(self, task, &admitted, report),
+        let admitted = match task.file.kind {
+            TaskKind::WriteTests => written::admit(task, &files).map(|(task, admitted)| (Cow::Owned(task), admitted)),
+            _ => policy::admit(task, &files).map(|admitted| (Cow::Borrowed(task), admitted)),
+        };
+        match admitted {
+            Ok((task, admitted)) => steps::run(self, &task, &admitted, report),
             Err(reason) => {
                 report.status = Status::Refused;
                 report.because(reason);

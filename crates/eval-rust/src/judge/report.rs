@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::sandbox::Layer;
+use crate::shown::shown;
 
 /// Version of the format of [`Judgement`].
 pub const VERSION: u32 = 2;
@@ -17,6 +18,23 @@ pub enum Status {
     Refused,
     /// The judge failed. This says nothing about the candidate and is no reward.
     Error,
+}
+
+/// What became of mutants under the tests of a candidate.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mutants {
+    /// Those on which a test failed.
+    pub killed: u64,
+    /// Names of those that no test tells from the reference.
+    pub survived: Vec<String>,
+    /// Names of those on which a limit ended a test and no other failed; they count as neither.
+    pub neutral: Vec<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(n: &u32) -> bool {
+    *n == 0
 }
 
 /// One candidate's result. Only `passed` is a success; every field is what an unrewarded candidate has until shown otherwise.
@@ -75,6 +93,12 @@ pub struct Judgement {
     pub peak_memory_bytes: u64,
     /// Layers of the sandbox that were missing and that the caller had allowed to be.
     pub weaker: Vec<Layer>,
+    /// Runs that were repeated because the sandbox or the judge's own part failed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub retries: u32,
+    /// What became of the mutants, where the candidate writes tests and they hold on the reference.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mutants: Option<Mutants>,
     /// Seed of the random inputs.
     pub seed: u64,
     /// The first thing that went wrong; empty when nothing did.
@@ -115,6 +139,8 @@ impl Judgement {
             cpu_ms: 0,
             peak_memory_bytes: 0,
             weaker: Vec::new(),
+            retries: 0,
+            mutants: None,
             seed,
             reason: String::new(),
             error_codes: Vec::new(),
@@ -123,10 +149,35 @@ impl Judgement {
         }
     }
 
+    /// A candidate that brings the judge down: nothing of it counts, and it is worth no more than what does not compile.
+    pub(crate) fn provoked<'a>(&mut self, tests: impl Iterator<Item = &'a String>, reason: String) {
+        self.status = Status::Judged;
+        (self.passed, self.tests_passed, self.unsound, self.tests_ok) = (false, false, true, 0);
+        if !self.compiled {
+            (self.clippy_clean, self.formatted) = (false, false);
+        }
+        self.tests_failed = tests.cloned().collect();
+        self.reason = shown(&reason);
+    }
+
+    /// Adds what a part of the judging took.
+    pub(crate) fn add_cost(&mut self, part: &Self) {
+        self.wall_ms += part.wall_ms;
+        self.cpu_ms += part.cpu_ms;
+        self.peak_memory_bytes = self.peak_memory_bytes.max(part.peak_memory_bytes);
+        self.add_weaker(&part.weaker);
+    }
+
+    pub(crate) fn add_weaker(&mut self, weaker: &[Layer]) {
+        self.weaker.extend(weaker);
+        self.weaker.sort_unstable();
+        self.weaker.dedup();
+    }
+
     /// Keeps the first reason.
     pub(crate) fn because(&mut self, reason: impl Into<String>) {
         if self.reason.is_empty() {
-            self.reason = reason.into();
+            self.reason = shown(&reason.into());
         }
     }
 }

@@ -1,28 +1,32 @@
 //! The steps of judging an admitted candidate, each on what the one before left.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
 
+use super::Judge;
 use super::cache::copy;
-use super::commands::{self, ended, program, tool};
+use super::commands::{self, ended, program};
 use super::driver::{self, DRIVER};
-use super::error::{JudgeError, Result};
+use super::error::{JudgeError, Result, io};
 use super::policy::Admitted;
 use super::private::Private;
 use super::report::{Judgement, Status};
 use super::task::Task;
 use super::values::Random;
 use super::workspace::{HARNESS, programs, test_program};
-use super::{Judge, Step};
 use crate::sandbox::{End, Outcome};
+use crate::shown::shown;
 
 /// Most bytes of diagnostics that are kept.
 const DIAGNOSTICS: usize = 16 << 10;
 /// Runs over the same questions, each in another order.
 const RUNS: u64 = 2;
+/// The size of a program is a multiple of this.
+const PROGRAM_SIZE: u64 = 16 << 20;
 /// What cargo's id of the candidate's package contains.
 const CANDIDATE: &str = "/ws/candidate#";
 /// Lints that stay on whatever an attribute says.
@@ -34,15 +38,21 @@ pub(super) fn run(judge: &Judge<'_>, task: &Task, admitted: &Admitted, report: &
     report.lint_attributes_added = admitted.lint_attributes_added;
     report.diff_lines = admitted.diff_lines;
     report.files_changed = admitted.files_changed;
+    report.tests_expected = task.expected().count() as u64;
+    if task.file.write_tests.is_some() && task.tests.is_empty() {
+        report.status = Status::Judged;
+        report.because("there is no test");
+        return Ok(());
+    }
     let private = Private::new(&judge.options.work)?;
-    judge.lay_out(&private, task, &admitted.files)?;
+    judge.lay_out(&private, task, Some(&admitted.files))?;
     let steps = Steps { judge, task, private: &private };
     if steps.clippy(report)? {
         steps.format(admitted, report)?;
-        let built = steps.build(report)?;
+        let built = steps.build(&[], report)?;
         if report.compiled {
             let tests = steps.tests(&built, report)?;
-            report.tests_passed = tests && steps.functions(&built, report)?;
+            report.tests_passed = tests && steps.functions(&built, report)? && steps.mutants(admitted, report)?;
         }
     }
     if !report.compiled {
@@ -54,31 +64,37 @@ pub(super) fn run(judge: &Judge<'_>, task: &Task, admitted: &Admitted, report: &
     Ok(())
 }
 
-struct Steps<'a> {
-    judge: &'a Judge<'a>,
-    task: &'a Task,
-    private: &'a Private,
+#[derive(Clone, Copy)]
+pub(super) struct Steps<'a> {
+    pub(super) judge: &'a Judge<'a>,
+    pub(super) task: &'a Task,
+    pub(super) private: &'a Private,
+}
+
+/// How a test ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ran {
+    Passed,
+    Failed,
+    /// Its process ended well and did not say how the test did.
+    Unsaid,
+    Limit,
 }
 
 impl Steps<'_> {
-    fn tool(&self, program: &str, args: &[&str], cwd: &str, wall: Duration, report: &mut Judgement) -> Result<Outcome> {
-        let command = tool(&self.judge.places(self.private.path()), program, args, cwd, false, wall);
-        commands::run(self.judge.runner, &command, report)
-    }
-
     /// Checks and lints in one go; whether the candidate may compile. Whether it does is for the build to say, because clippy
     /// has errors of its own, and an attribute can tell it from the compiler.
     fn clippy(&self, report: &mut Judgement) -> Result<bool> {
         let package = &self.task.package;
-        let mut args = vec!["clippy", "--frozen", "-p", package, "--lib", "--no-deps", "--message-format=json", "--"];
+        let mut args = vec!["clippy", "--frozen", "-p", package, "--lib", "--no-deps", "--message-format=json"];
+        if self.task.file.write_tests.is_some() {
+            args.extend(self.task.tests.keys().flat_map(|stem| ["--test", stem]));
+        }
+        args.push("--");
         if !self.silences() {
             args.extend(FORCED);
         }
-        let outcome = self.tool("cargo", &args, "ws", self.task.file.limits.clippy(), report)?;
-        let said = Said::new(&outcome.stdout);
-        if outcome.end != End::Exit(0) {
-            blame("clippy", &outcome, package)?;
-        }
+        let (outcome, said) = self.tool("cargo", &args, "ws", self.task.file.limits.clippy(), report)?;
         // What takes too long here would not be faster in the build.
         if said.has_hard_error() || !matches!(outcome.end, End::Exit(_)) {
             said.keep_errors(report);
@@ -108,27 +124,30 @@ impl Steps<'_> {
 
     fn format(&self, admitted: &Admitted, report: &mut Judgement) -> Result<()> {
         let config = "/judge/ws/candidate/rustfmt.toml";
-        let args = ["--check", "--edition", &self.task.edition, "--config-path", config, "src/lib.rs"];
-        let outcome = self.tool("rustfmt", &args, "ws/candidate", self.task.file.limits.clippy(), report)?;
+        let mut args = vec!["--check", "--edition", &self.task.edition, "--config-path", config];
+        let written: Vec<String> = self.task.tests.keys().map(|stem| format!("tests/{stem}.rs")).collect();
+        match self.task.file.write_tests {
+            Some(_) => args.extend(written.iter().map(String::as_str)),
+            None => args.push("src/lib.rs"),
+        }
+        let (outcome, _) = self.tool("rustfmt", &args, "ws/candidate", self.task.file.limits.clippy(), report)?;
         report.formatted = outcome.end == End::Exit(0) && admitted.format_attributes_added == 0;
         Ok(())
     }
 
     /// Builds the candidate and the judge's programs over it, and takes those that there are; the target folder is not looked
     /// at again.
-    fn build(&self, report: &mut Judgement) -> Result<Vec<String>> {
+    pub(super) fn build(&self, more: &[&str], report: &mut Judgement) -> Result<Vec<String>> {
         let args = ["build", "--frozen", "--keep-going", "-p", HARNESS, "--bins", "--message-format=json"];
-        let outcome = self.tool("cargo", &args, "ws", self.task.file.limits.check(), report)?;
-        let said = Said::new(&outcome.stdout);
+        let args = [&args, more].concat();
+        let (outcome, said) = self.tool("cargo", &args, "ws", self.task.file.limits.check(), report)?;
         report.compiled = said.built;
         if outcome.end != End::Exit(0) {
             if !said.built {
-                blame("build", &outcome, &self.task.package)?;
                 said.keep_errors(report);
                 report.because(format!("does not compile: {}", ended(outcome.end)));
                 return Ok(Vec::new());
             }
-            blame("build", &outcome, HARNESS)?;
             report.unsound = true;
             report.because(format!("tests do not build with it: {}", ended(outcome.end)));
         }
@@ -136,7 +155,9 @@ impl Steps<'_> {
         let debug = self.private.path().join("target/debug");
         built.retain(|name| debug.join(name).is_file());
         for name in &built {
-            copy(&debug.join(name), &self.private.path().join("bin").join(name))?;
+            let program = self.private.path().join("bin").join(name);
+            copy(&debug.join(name), &program)?;
+            seal(&program)?;
         }
         Ok(built)
     }
@@ -146,34 +167,41 @@ impl Steps<'_> {
         let mut left = self.task.file.limits.test();
         let mut passed = 0;
         for id in self.task.expected() {
-            let (stem, name) = id.split_once("::").unwrap_or((id, ""));
-            let file = test_program(stem);
+            let file = test_program(id.split("::").next().unwrap_or_default());
             if !built.contains(&file) || left.is_zero() {
                 report.because(format!("test {id} was not run"));
                 report.tests_failed.push(id.clone());
                 continue;
             }
-            let nonce = nonce()?;
-            let outcome = self.program(
-                &self.private.path().join("bin"),
-                &file,
-                format!("{nonce} {name}\n").into(),
-                left,
-                report,
-            )?;
+            let (ran, outcome) = self.test(id, left, report)?;
             left = left.saturating_sub(outcome.wall);
-            if outcome.end == End::Exit(0) && says(&outcome.stdout, &format!("{nonce} {name} passed")) {
+            if ran == Ran::Passed {
                 passed += 1;
             } else {
                 // A test that fails says so, too.
-                report.unsound |=
-                    outcome.end == End::Exit(0) && !says(&outcome.stdout, &format!("{nonce} {name} failed"));
+                report.unsound |= ran == Ran::Unsaid;
                 report.because(format!("test {id} did not pass: {}", ended(outcome.end)));
                 report.tests_failed.push(id.clone());
             }
         }
         report.tests_ok = passed;
         Ok(passed == report.tests_expected)
+    }
+
+    /// Runs one test.
+    pub(super) fn test(&self, id: &str, wall: Duration, report: &mut Judgement) -> Result<(Ran, Outcome)> {
+        let (stem, name) = id.split_once("::").unwrap_or((id, ""));
+        let nonce = nonce()?;
+        let outcome = self.program(&test_program(stem), format!("{nonce} {name}\n").into(), wall, report)?;
+        let says = |word: &str| says(&outcome.stdout, &format!("{nonce} {name} {word}"));
+        let ran = match outcome.end {
+            End::Exit(0) if says("passed") => Ran::Passed,
+            End::Exit(0) if says("failed") => Ran::Failed,
+            End::Exit(0) => Ran::Unsaid,
+            End::Exit(_) | End::Signal(_) => Ran::Failed,
+            _ => Ran::Limit,
+        };
+        Ok((ran, outcome))
     }
 
     /// Compares the answers of the candidate with those of the solution.
@@ -193,7 +221,7 @@ impl Steps<'_> {
         for round in 0..RUNS {
             let nonce = nonce()?;
             let input = driver::input(&nonce, &questions, &mut Random(report.seed ^ (round + 1)));
-            let outcome = self.program(&self.private.path().join("bin"), DRIVER, input, left, report)?;
+            let outcome = self.program(DRIVER, input, left, report)?;
             left = left.saturating_sub(outcome.wall);
             let got = driver::answers(&outcome.stdout, &nonce);
             report.answers_right +=
@@ -222,8 +250,9 @@ impl Steps<'_> {
         copy(&reference.join(DRIVER), &bin.join(DRIVER))?;
         let nonce = nonce()?;
         let input = driver::input(&nonce, questions, &mut Random(0));
-        let mut own = Judgement::new("", 0);
-        let outcome = self.program(&bin, DRIVER, input, self.task.file.limits.test(), &mut own)?;
+        let limits = &self.task.file.limits;
+        let command = program(&bin, DRIVER, input, limits.memory_mib, limits.test());
+        let outcome = commands::run(self.judge.runner, &command, &mut Judgement::new("", 0))?;
         let mut answers = driver::answers(&outcome.stdout, &nonce);
         let whole = outcome.end == End::Exit(0) && !outcome.truncated && answers.len() == questions.len();
         answers.retain(|_, answer| answer != "panic");
@@ -233,33 +262,14 @@ impl Steps<'_> {
         }
         Ok(answers)
     }
-
-    fn program(
-        &self,
-        bin: &Path,
-        name: &str,
-        stdin: Vec<u8>,
-        wall: Duration,
-        report: &mut Judgement,
-    ) -> Result<Outcome> {
-        let command = program(bin, name, stdin, self.task.file.limits.memory_mib, wall);
-        commands::run(self.judge.runner, &command, report)
-    }
 }
 
-/// An error unless cargo says that `package` failed, or a limit did: then the fault is ours.
-fn blame(step: Step, outcome: &Outcome, package: &str) -> Result<()> {
-    let said = String::from_utf8_lossy(&outcome.stderr);
-    let limit = !matches!(outcome.end, End::Exit(_) | End::Signal(_));
-    if limit || said.contains(&format!("could not compile `{package}`")) {
-        return Ok(());
-    }
-    Err(JudgeError::Own { step, what: format!("{}: {}", ended(outcome.end), tail(&said)) })
-}
-
-fn tail(text: &str) -> &str {
-    let from = text.len().saturating_sub(2000);
-    (from..text.len()).find_map(|at| text.get(at..)).unwrap_or_default()
+/// Lets a program be run and not be read, and makes all as large: what is compiled into it is nothing that it can look at.
+fn seal(program: &Path) -> Result<()> {
+    let file = std::fs::File::options().append(true).open(program).map_err(io("seal", program))?;
+    let size = file.metadata().map_err(io("seal", program))?.len();
+    file.set_len(size.next_multiple_of(PROGRAM_SIZE)).map_err(io("seal", program))?;
+    file.set_permissions(std::fs::Permissions::from_mode(0o111)).map_err(io("seal", program))
 }
 
 /// Whether exactly one line is this.
@@ -272,7 +282,7 @@ fn nonce() -> Result<String> {
     let path = Path::new("/dev/urandom");
     let mut bytes = [0_u8; 16];
     let read = std::fs::File::open(path).and_then(|mut file| std::io::Read::read_exact(&mut file, &mut bytes));
-    read.map_err(super::error::io("read", path))?;
+    read.map_err(io("read", path))?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
@@ -292,15 +302,15 @@ impl Message {
 }
 
 /// What cargo said about the candidate's own crate.
-struct Said {
+pub(super) struct Said {
     /// What has a place in the source, so without summaries.
     messages: Vec<Message>,
     /// Its library is there.
-    built: bool,
+    pub(super) built: bool,
 }
 
 impl Said {
-    fn new(stdout: &[u8]) -> Self {
+    pub(super) fn new(stdout: &[u8]) -> Self {
         let mut said = Self { messages: Vec::new(), built: false };
         for line in String::from_utf8_lossy(stdout).lines() {
             let Ok(line) = serde_json::from_str::<Value>(line) else { continue };
@@ -337,10 +347,11 @@ impl Said {
 
 fn keep<'m>(report: &mut Judgement, said: impl Iterator<Item = &'m Message>) {
     for message in said {
-        if report.diagnostics.len() + message.rendered.len() > DIAGNOSTICS {
+        let rendered = shown(&message.rendered);
+        if report.diagnostics.len() + rendered.len() > DIAGNOSTICS {
             report.diagnostics += "(more was said)\n";
             return;
         }
-        report.diagnostics += &message.rendered;
+        report.diagnostics += &rendered;
     }
 }

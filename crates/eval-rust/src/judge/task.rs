@@ -43,6 +43,8 @@ pub enum TaskKind {
     /// Functions that are called with random inputs and compared with the solution's answers outside, and tests where there
     /// are any.
     Functions,
+    /// Tests that the candidate writes, which must hold on the task's crate and fail on mutants of it.
+    WriteTests,
 }
 
 /// `task.toml` as it is written.
@@ -70,6 +72,45 @@ pub struct TaskFile {
     /// Functions to call.
     #[serde(default)]
     pub functions: Vec<Function>,
+    /// What a candidate that writes tests is measured by.
+    pub write_tests: Option<WriteTests>,
+}
+
+/// What a candidate that writes tests is measured by.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WriteTests {
+    /// Names of the files `tests/NAME.rs` that the candidate writes; no other file of it is used.
+    pub tests: BTreeSet<String>,
+    /// Share of the counted mutants that must be killed: all, unless it says less.
+    #[serde(default = "default_min_killed")]
+    pub min_killed: f64,
+    /// Mutants that must count, which those are not that a limit of time ended; half of them, unless it says otherwise.
+    pub min_counted: Option<u64>,
+}
+
+impl WriteTests {
+    /// Of so many mutants, how many must count.
+    pub(crate) fn min_counted(&self, mutants: usize) -> u64 {
+        self.min_counted.unwrap_or(mutants.div_ceil(2) as u64)
+    }
+
+    fn check(&self, mutants: usize) -> Result<(), String> {
+        if self.tests.is_empty() || !self.tests.iter().all(|stem| is_name(stem)) {
+            return Err("write_tests.tests names files by letters, digits and `_`, at least one".into());
+        }
+        if !(self.min_killed > 0.0 && self.min_killed <= 1.0) {
+            return Err("write_tests.min_killed is a share above 0 and at most 1".into());
+        }
+        if mutants == 0 || !(1..=mutants as u64).contains(&self.min_counted(mutants)) {
+            return Err(format!("{mutants} mutants, of which at least one and no more than there are must count"));
+        }
+        Ok(())
+    }
+}
+
+fn default_min_killed() -> f64 {
+    1.0
 }
 
 /// What judging one candidate may take.
@@ -150,6 +191,8 @@ pub struct Task {
     pub(crate) crate_name: String,
     pub(crate) edition: String,
     pub(crate) tests: BTreeMap<String, TestFile>,
+    /// Sources that are replaced, by the name of the mutant.
+    pub(crate) mutants: BTreeMap<String, Files>,
     pub(crate) types: Vec<(Vec<Type>, Type)>,
 }
 
@@ -179,6 +222,7 @@ impl Task {
             dir: dir.into(),
             types: Vec::new(),
             tests: BTreeMap::new(),
+            mutants: BTreeMap::new(),
             file,
             start,
             manifest,
@@ -186,7 +230,10 @@ impl Task {
             crate_name,
             edition,
         };
-        task.tests = task.test_files(&hidden).map_err(bad)?;
+        if task.file.write_tests.is_none() {
+            task.tests = task.test_files(&hidden).map_err(bad)?;
+        }
+        task.mutants = task.read_mutants(&hidden).map_err(bad)?;
         task.types = task.function_types().map_err(bad)?;
         task.check().map_err(bad)?;
         Ok(task)
@@ -205,6 +252,28 @@ impl Task {
     /// `file::name` of every test that must pass.
     pub fn expected(&self) -> impl Iterator<Item = &String> {
         self.file.fail_to_pass.union(&self.file.pass_to_pass)
+    }
+
+    /// Whether a candidate is asked for this file of tests.
+    pub(crate) fn asks_for(&self, path: &str) -> bool {
+        let stem = path.strip_prefix("tests/").and_then(|name| name.strip_suffix(".rs"));
+        self.file.write_tests.as_ref().zip(stem).is_some_and(|(asked, stem)| asked.tests.contains(stem))
+    }
+
+    /// Sources below `hidden/mutants/NAME/`, each another text of one that the start has.
+    fn read_mutants(&self, hidden: &Files) -> Result<BTreeMap<String, Files>, String> {
+        let mut mutants: BTreeMap<String, Files> = BTreeMap::new();
+        for (path, bytes) in hidden {
+            let Some((name, file)) = path.strip_prefix("mutants/").and_then(|rest| rest.split_once('/')) else {
+                continue;
+            };
+            let old = self.start.get(file).filter(|_| file.starts_with("src/") && file.ends_with(".rs"));
+            if !is_id(name) || old.is_none_or(|old| old == bytes) {
+                return Err(format!("hidden/{path} must replace a source of start/ by another one"));
+            }
+            mutants.entry(name.to_owned()).or_default().insert(file.to_owned(), bytes.clone());
+        }
+        Ok(mutants)
     }
 
     /// Visible tests and hidden ones; a hidden file replaces a visible one of its name.
@@ -262,7 +331,17 @@ impl Task {
                 if wanted.contains(name) { "expected but in no test file" } else { "in a test file but not expected" };
             return Err(format!("test `{name}` is {side}"));
         }
+        match (file.kind, &file.write_tests) {
+            (TaskKind::WriteTests, Some(asked)) => asked.check(self.mutants.len())?,
+            (TaskKind::WriteTests, None) => return Err("a task of kind `write_tests` needs [write_tests]".into()),
+            (_, Some(_)) => return Err("[write_tests] needs kind `write_tests`".into()),
+            (_, None) if !self.mutants.is_empty() => return Err("hidden/mutants needs kind `write_tests`".into()),
+            _ => {}
+        }
         match (file.kind, file.functions.is_empty()) {
+            (TaskKind::WriteTests, empty) if !empty || !wanted.is_empty() || file.allow_unsafe => {
+                return Err("a task of kind `write_tests` has no functions, no tests to pass and no unsafe".into());
+            }
             (TaskKind::Tests, false) => return Err("a task of kind `tests` has no functions".into()),
             (TaskKind::Functions, true) => return Err("a task of kind `functions` needs [[functions]]".into()),
             (TaskKind::Tests, true) if file.fail_to_pass.is_empty() => {

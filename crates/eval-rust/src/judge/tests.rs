@@ -3,7 +3,10 @@
 
 mod attacks;
 mod direct;
+mod faults;
 mod honest;
+mod words;
+mod written;
 
 use std::fs;
 use std::path::{Path, PathBuf};

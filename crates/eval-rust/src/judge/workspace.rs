@@ -28,8 +28,15 @@ pub(crate) fn manifests(task: &Task) -> [String; 3] {
 
 fn candidate(task: &Task) -> Table {
     let mut manifest = task.manifest.clone();
-    for key in ["test", "example", "dev-dependencies"] {
+    for key in ["test", "example"] {
         manifest.remove(key);
+    }
+    if task.file.write_tests.is_none() {
+        manifest.remove("dev-dependencies");
+    } else {
+        // Only clippy looks at them as they are.
+        let tests = task.tests.keys().map(|stem| target(stem.clone(), format!("tests/{stem}.rs")));
+        manifest.insert("test".into(), tests.collect::<Vec<_>>().into());
     }
     if let Some(Value::Table(package)) = manifest.get_mut("package") {
         for key in ["autotests", "autobenches", "autoexamples", "autobins", "build"] {
@@ -62,10 +69,14 @@ fn harness(task: &Task) -> Table {
     manifest.insert("dependencies".into(), dependencies.into());
     let program = |name: String| {
         let path = format!("src/{name}.rs");
-        Value::from(Table::from_iter([("name".to_owned(), Value::from(name)), ("path".to_owned(), path.into())]))
+        target(name, path)
     };
     manifest.insert("bin".into(), programs(task).into_iter().map(program).collect::<Vec<_>>().into());
     manifest
+}
+
+fn target(name: String, path: String) -> Value {
+    Value::from(Table::from_iter([("name".to_owned(), Value::from(name)), ("path".to_owned(), path.into())]))
 }
 
 /// Names of the judge's programs.
@@ -86,9 +97,12 @@ pub(crate) fn write(dir: &Path, task: &Task, files: Option<&Files>) -> Result<()
     }
     let Some(files) = files else {
         put(dir, "candidate/src/lib.rs", b"")?;
+        for stem in task.tests.keys().filter(|_| task.file.write_tests.is_some()) {
+            put(dir, &format!("candidate/tests/{stem}.rs"), b"")?;
+        }
         return programs(task).iter().try_for_each(|name| put(dir, &format!("harness/src/{name}.rs"), b"fn main() {}"));
     };
-    for (name, bytes) in files.iter().filter(|(name, _)| !is_ours(name)) {
+    for (name, bytes) in files.iter().filter(|(name, _)| !is_ours(name) || task.asks_for(name)) {
         put(dir, &format!("candidate/{name}"), bytes)?;
     }
     put(dir, "harness/src/marks.rs", MARKS.as_bytes())?;
