@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use eval_rust::judge::{Judgement, Status};
-use model_core::harmony::{Conversation, ExampleOptions, Harmony, Message, MessageJson};
+use model_core::harmony::{Channel, Conversation, ExampleOptions, Harmony, Message, MessageJson, Role};
 use serde::Serialize;
 
 use super::{Ending, Episode, Files};
@@ -114,8 +114,17 @@ pub struct PairRecord {
     rejected: Vec<MessageJson>,
 }
 
+/// What a model said up to its last answer or call, after which nothing of its own is open; without the message that was malformed.
+fn said(episode: &Episode) -> &[Message] {
+    let n = episode.messages.len()
+        - usize::from(matches!(episode.ending, Ending::Malformed(_))).min(episode.messages.len());
+    let closes = |it: &Message| it.role == Role::Assistant && (it.channel == Some(Channel::Final) || it.is_call());
+    let end = episode.messages[..n].iter().rposition(closes).map_or(0, |at| at + 1);
+    &episode.messages[..end]
+}
+
 /// The best candidate with all gates open before those that are worse than it, the worst first and at most `most`, as answers
-/// to the prompt that can be rendered.
+/// to the prompt that can be rendered. What the best one begins with is not held against another.
 pub fn pairs(
     harmony: &Harmony<'_>,
     task: &str,
@@ -124,15 +133,15 @@ pub fn pairs(
     most: usize,
 ) -> Vec<PairRecord> {
     let renders = |it: &&Ranked<'_>| {
-        let answer = Conversation { messages: it.episode.messages.clone() };
+        let answer = Conversation { messages: said(it.episode).to_vec() };
         harmony.answer(prompt, &answer, ExampleOptions::default()).is_ok()
     };
     let Some(chosen) = ranked.iter().filter(|it| it.gates.all_open()).find(renders) else { return Vec::new() };
     let key = |it: &Ranked<'_>| (std::cmp::Reverse(it.gates.n_open()), it.soft);
-    let is_worse = |it: &&Ranked<'_>| key(it) > key(chosen) && it.episode.messages != chosen.episode.messages;
+    let is_worse = |it: &&Ranked<'_>| key(it) > key(chosen) && !said(chosen.episode).starts_with(said(it.episode));
     let mut rejected: Vec<&Ranked<'_>> = Vec::new();
     for it in ranked.iter().rev().filter(is_worse).filter(renders) {
-        let is_new = rejected.iter().all(|other| other.episode.messages != it.episode.messages);
+        let is_new = rejected.iter().all(|other| said(other.episode) != said(it.episode));
         if is_new && rejected.len() < most {
             rejected.push(it);
         }
@@ -142,8 +151,8 @@ pub fn pairs(
         id: format!("{task}-{}-{}", chosen.episode.sample, rejected.episode.sample),
         task: task.to_owned(),
         prompt: json(&prompt.messages),
-        chosen: json(&chosen.episode.messages),
-        rejected: json(&rejected.episode.messages),
+        chosen: json(said(chosen.episode)),
+        rejected: json(said(rejected.episode)),
     };
     rejected.into_iter().map(record).collect()
 }
@@ -152,7 +161,6 @@ pub fn pairs(
 mod tests {
     use super::*;
     use crate::rollout::tests::{answered, tokenizer};
-    use model_core::harmony::{Channel, Role};
 
     fn files(text: &str) -> Files {
         Files::from([("src/lib.rs".to_owned(), text.as_bytes().to_vec())])
@@ -208,6 +216,20 @@ mod tests {
         let mut again = ranked.clone();
         again.push(Ranked { episode: &episodes[2], ..ranked[2].clone() });
         assert_eq!(ids(&again, 9), ["t-1-2", "t-1-0"]);
+        // Whoever ran out of turns is rejected up to its last call, a malformed message is not shown.
+        let call = |text: &str| Message {
+            recipient: Some("functions.run_tests".to_owned()),
+            ..Message::assistant(Channel::Commentary, text)
+        };
+        let mut open_end = episodes[3].clone();
+        open_end.messages = vec![call("{}"), Message::assistant(Channel::Analysis, "hm")];
+        open_end.ending = Ending::Turns;
+        let record = serde_json::to_value(&made(&candidates(&open_end), 1)[0]).unwrap();
+        assert_eq!((&record["id"], record["rejected"].as_array().unwrap().len()), (&"t-1-3".into(), 1));
+        let messages = vec![call("{}"), call("{]")];
+        let malformed = Episode { messages, ending: Ending::Malformed("x".to_owned()), ..episodes[3].clone() };
+        let record = serde_json::to_value(&made(&candidates(&malformed), 1)[0]).unwrap();
+        assert_eq!(record["rejected"][0]["content"][0]["text"], "{}");
         let equal = vec![ranked[0].clone(), Ranked { episode: &episodes[0], ..ranked[0].clone() }];
         assert!(made(&equal, 1).is_empty());
     }
