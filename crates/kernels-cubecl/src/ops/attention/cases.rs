@@ -148,6 +148,8 @@ pub fn cases() -> Vec<Case> {
         case("head of 128, right padding", [2, 140], [2, 1, 128], Mask::PaddedRight(70), false),
         case("head of 64, nothing seen", [1, 70], [2, 1, 64], Mask::Nothing, true),
         case("head of 64, many tiles", [12, 130], [12, 4, 64], Mask::DocumentsWindow(&[50, 7], 9), true),
+        // Whole tiles of padding behind tiles that see something, several for each block of threads.
+        case("head of 64, tiles of padding", [24, 132], [12, 4, 64], Mask::PaddedRight(0), false),
         Case { fill: Fill::Huge, ..case("head of 64, huge", [1, 70], [2, 1, 64], Mask::Causal, false) },
         case("size 1", [1, 1], [1, 1, 1], Mask::Causal, false),
         case("no tokens", [2, 0], [2, 1, 4], Mask::Causal, true),

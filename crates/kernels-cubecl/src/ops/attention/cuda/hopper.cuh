@@ -162,7 +162,9 @@ template <int KEYS> __device__ __forceinline__ void describe(Tile& tile, const S
         tile.head = place.y;
         tile.batch = place.z;
         tile.first = min(low, high);
-        tile.n = high - tile.first;
+        // A tile of padding takes one block of keys, all of them hidden: between tiles with output still to be stored, one without
+        // any would wait for a slot that only the next tile frees.
+        tile.n = max(high - tile.first, 1);
     }
     __syncwarp();
 }
