@@ -289,7 +289,11 @@ fn rank_counts_the_tasks_without_a_pair() {
     let all: Vec<&str> = args.iter().chain(&SMALL).copied().collect();
     let output = run(dir.path(), &all);
     assert!(output.status.success(), "{}", said(&output));
-    assert!(said(&output).contains("0 pairs and 0 held out of 1 tasks, 1 without a pair, 0 errors"), "{}", said(&output));
+    assert!(
+        said(&output).contains("0 pairs and 0 held out of 1 tasks, 1 without a pair, 0 errors"),
+        "{}",
+        said(&output)
+    );
     let ranking = fs::read_to_string(dir.path().join("out/ranking.jsonl")).unwrap();
     let temperatures: Vec<String> = ranking
         .lines()
