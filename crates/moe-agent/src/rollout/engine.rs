@@ -1,5 +1,7 @@
 //! Playing episodes: all that still run say their next message together.
 
+use std::sync::{Mutex, PoisonError};
+
 use gates::artifact::hash_bytes;
 use kernels_cubecl::LmBackend;
 use model_core::generate::{Finish, Scored, generate_scored};
@@ -162,6 +164,29 @@ impl<'a> Engine<'a> {
         Ok(())
     }
 
+    /// What the environments say, in the order of those that wait; whoever is free takes the next.
+    fn answers(&self, waiting: &mut [&mut Running<'a>]) -> Vec<Result<Step, RolloutError>> {
+        let (n, next) = (waiting.len(), Mutex::new(waiting.iter_mut().enumerate()));
+        let work = || {
+            let mut done = Vec::new();
+            loop {
+                let taken = next.lock().unwrap_or_else(PoisonError::into_inner).next();
+                let Some((i, it)) = taken else { return done };
+                let message = it.said.take().expect("only those who were spoken to are here");
+                done.push((i, it.environment.act(&message)));
+            }
+        };
+        let mut answers: Vec<(usize, Result<Step, RolloutError>)> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..self.play.jobs.clamp(1, n.max(1))).map(|_| scope.spawn(work)).collect();
+            let join = |thread: std::thread::ScopedJoinHandle<'_, Vec<_>>| {
+                thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            };
+            threads.into_iter().flat_map(join).collect()
+        });
+        answers.sort_by_key(|(i, _)| *i);
+        answers.into_iter().map(|(_, answer)| answer).collect()
+    }
+
     /// The tokens after which somebody else has the word.
     pub(super) fn stop_ids(&self) -> Vec<u32> {
         let end = self.harmony.end_id();
@@ -171,21 +196,7 @@ impl<'a> Engine<'a> {
     /// Every environment that was spoken to answers, some at a time.
     pub(super) fn act(&self, running: &mut [Running<'a>], max_len: usize) -> Result<(), RolloutError> {
         let mut waiting: Vec<&mut Running<'a>> = running.iter_mut().filter(|it| it.said.is_some()).collect();
-        let each = waiting.len().div_ceil(self.play.jobs.max(1)).max(1);
-        let answer = |it: &mut &mut Running<'a>| {
-            let message = it.said.take().expect("only those who were spoken to are here");
-            it.environment.act(&message)
-        };
-        let answers: Vec<Result<Step, RolloutError>> = std::thread::scope(|scope| {
-            let threads: Vec<_> = waiting
-                .chunks_mut(each)
-                .map(|chunk| scope.spawn(move || chunk.iter_mut().map(answer).collect::<Vec<_>>()))
-                .collect();
-            let join = |thread: std::thread::ScopedJoinHandle<'_, Vec<_>>| {
-                thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            };
-            threads.into_iter().flat_map(join).collect()
-        });
+        let answers = self.answers(&mut waiting);
         for (it, step) in waiting.into_iter().zip(answers) {
             match step? {
                 Step::Done => it.end(Ending::Answered),
