@@ -43,6 +43,9 @@ pub(crate) struct Arguments {
     /// Candidates at a time.
     #[arg(long, default_value_t = 1)]
     jobs: usize,
+    /// Share of a list at which the judge itself may fail before the exit code says so.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = share)]
+    max_errors: f64,
     /// Result: JSON of one candidate, JSON lines of a list.
     #[arg(long)]
     out: PathBuf,
@@ -60,7 +63,7 @@ pub(crate) struct CheckArguments {
     setup: Setup,
 }
 
-/// Judges; exit code 0 when everything was judged, whatever the judgement, 3 when the judge failed at some candidate.
+/// Judges; exit code 0 when everything was judged, whatever the judgement, 3 when the judge failed at more candidates than it may.
 pub(crate) fn judge(arguments: Arguments, helper: &Path) -> Result<ExitCode> {
     let (judgements, text) = with(&arguments.setup, helper, |judge, seed| {
         if let Some(list) = &arguments.tasks {
@@ -86,7 +89,13 @@ pub(crate) fn judge(arguments: Arguments, helper: &Path) -> Result<ExitCode> {
     for judgement in judgements.iter().filter(|judgement| judgement.status == Status::Error) {
         eprintln!("eval-rust: {}: {}", shown(&judgement.task), shown(&judgement.reason));
     }
-    Ok(ExitCode::from(if errors == 0 { 0 } else { 3 }))
+    let few = errors as f64 <= arguments.max_errors * judgements.len() as f64;
+    Ok(ExitCode::from(if few { 0 } else { 3 }))
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| format!("expected a number from 0 to 1, got `{text}`"))
 }
 
 /// Checks a task; exit code 0 when it says what it means.

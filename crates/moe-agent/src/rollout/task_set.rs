@@ -63,12 +63,13 @@ struct Known {
     files: Files,
     /// The start with a lock file.
     locked: Files,
+    /// What its tools have, with the task's own limits.
+    setup: Arc<Setup>,
 }
 
 /// Rust tasks, and what executes calls on them.
 pub struct TaskSet<'a> {
     runner: &'a (dyn Run + Sync),
-    setup: Arc<Setup>,
     known: Vec<Known>,
     ids: Vec<String>,
     fingerprint: String,
@@ -102,9 +103,13 @@ impl<'a> TaskSet<'a> {
             let prompt = Arc::new(keys.conversation(&task.file.description, &files));
             text += &format!(" {} {}", task.file.id, artifact::hash_tree(&folder)?);
             ids.push(task.file.id);
-            known.push(Known { folder, prompt, locked: with_lock(files.clone(), lock)?, files });
+            // What a candidate does must not hold up all others for longer than the judge would let it.
+            let limits = task.file.limits;
+            let (seconds, test_seconds) = (setup.seconds.min(limits.check_s), setup.seconds.min(limits.test_s));
+            let own = Arc::new(Setup { seconds, test_seconds: Some(test_seconds), ..(*setup).clone() });
+            known.push(Known { folder, prompt, locked: with_lock(files.clone(), lock)?, files, setup: own });
         }
-        Ok(Self { runner, setup, known, ids, fingerprint: artifact::hash_bytes(text.as_bytes()) })
+        Ok(Self { runner, known, ids, fingerprint: artifact::hash_bytes(text.as_bytes()) })
     }
 
     /// Folder of a task.
@@ -134,8 +139,8 @@ impl Tasks for TaskSet<'_> {
     }
 
     fn environment(&self, task: usize) -> Result<Box<dyn Environment + '_>, RolloutError> {
-        let Known { prompt, files, locked, .. } = &self.known[task];
-        let executor = Executor::new(self.runner, &self.setup, locked.clone())?;
+        let Known { prompt, files, locked, setup, .. } = &self.known[task];
+        let executor = Executor::new(self.runner, setup, locked.clone())?;
         Ok(Box::new(TaskEnvironment::new(prompt.clone(), executor, has_lock(files))))
     }
 }

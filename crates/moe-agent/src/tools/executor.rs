@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use eval_rust::sandbox::{Caps, End, Outcome, Run, SandboxError, collect};
+use eval_rust::sandbox::{Caps, Command, End, Outcome, Run, SandboxError, collect};
 
 use super::call::{Arguments, CargoDoc, ReadFile, RepoSearch, RunCommand, RunTests, ToolCall};
 use super::command::{self, Allowed};
@@ -47,6 +47,8 @@ pub struct Setup {
     pub may_change_tests: bool,
     /// Wall seconds of a program; processor seconds are twice that.
     pub seconds: u64,
+    /// Wall seconds of what `run_tests` runs, once it is built; without it building and running share `seconds`.
+    pub test_seconds: Option<u64>,
     /// Memory of a program, in MiB.
     pub memory_mib: u64,
 }
@@ -64,6 +66,7 @@ impl Setup {
             brief: false,
             may_change_tests: false,
             seconds: 120,
+            test_seconds: None,
             memory_mib: 2048,
         }
     }
@@ -369,6 +372,10 @@ impl<'a> Executor<'a> {
             }
             Some(target) => return Ok(Err(CallError::not_found(format!("tests/{target}.rs"), ""))),
         };
+        if let Some(seconds) = self.setup.test_seconds {
+            let outcome = self.build_and_test(&args, it.filter.as_deref(), Duration::from_secs(seconds))?;
+            return Ok(Ok(self.report(&outcome)));
+        }
         args.extend(it.filter.clone());
         Ok(Ok(self.test(&args, &[])?))
     }
@@ -380,13 +387,46 @@ impl<'a> Executor<'a> {
         words.extend(["--", "--test-threads=1"]);
         words.extend(harness.iter().map(String::as_str));
         let outcome = self.run("cargo", &words, false)?;
-        let (printed, errors) = self.understand(&outcome);
+        Ok(self.report(&outcome))
+    }
+
+    /// Builds tests, then runs them as [`Executor::test`] does, in `left` together: tests that never end are stopped soon.
+    fn build_and_test(
+        &mut self,
+        targets: &[String],
+        filter: Option<&str>,
+        mut left: Duration,
+    ) -> Result<Outcome, ExecutorError> {
+        let mut words = vec!["test", "--offline", "--locked", "--no-run", "--message-format=json"];
+        words.extend(targets.iter().map(String::as_str));
+        let mut all = self.run("cargo", &words, false)?;
+        if all.end != End::Exit(0) {
+            return Ok(all);
+        }
+        for program in messages::test_programs(&String::from_utf8_lossy(&all.stdout)) {
+            let args: Vec<&str> = filter.into_iter().chain(["--test-threads=1"]).collect();
+            let mut command = cargo::tool(&self.setup, &self.workspace, "", &args, false);
+            command.program = program.into();
+            command.limits.wall = left.min(command.limits.wall);
+            command.limits.cpu = command.limits.wall * 2;
+            let outcome = self.launch(&command)?;
+            left = left.saturating_sub(outcome.wall).max(Duration::from_millis(100));
+            all.stdout.extend(outcome.stdout);
+            all.stderr.extend(outcome.stderr);
+            all.end = if all.end == End::Exit(0) { outcome.end } else { all.end };
+        }
+        Ok(all)
+    }
+
+    /// What a run of tests came to.
+    fn report(&mut self, outcome: &Outcome) -> (Status, String) {
+        let (printed, errors) = self.understand(outcome);
         let failed: Vec<&Diagnostic> = self.diagnostics.iter().filter(|one| one.is_error()).collect();
         let limit = self.setup.output_bytes;
         if !failed.is_empty() {
             let said = messages::describe(&failed, limit, self.setup.brief);
             let s = if failed.len() == 1 { "" } else { "s" };
-            return Ok(with_words(outcome.end, format!("does not compile, {} error{s}\n{said}", failed.len())));
+            return with_words(outcome.end, format!("does not compile, {} error{s}\n{said}", failed.len()));
         }
         let report = TestReport::read(&printed);
         let ran = report.passed + report.failed.len() + report.ignored > 0;
@@ -404,7 +444,7 @@ impl<'a> Executor<'a> {
             (status, "no test ran\n".to_owned())
         };
         self.tests = Some(report);
-        Ok(said)
+        said
     }
 
     fn documentation(&mut self, it: &CargoDoc) -> Result<Result<(Status, String), CallError>, ExecutorError> {
@@ -456,10 +496,14 @@ impl<'a> Executor<'a> {
     /// Runs a program of the toolchain, again where the sandbox itself failed.
     fn run(&mut self, program: &str, args: &[&str], writable: bool) -> Result<Outcome, ExecutorError> {
         let command = cargo::tool(&self.setup, &self.workspace, program, args, writable);
+        self.launch(&command)
+    }
+
+    fn launch(&mut self, command: &Command) -> Result<Outcome, ExecutorError> {
         let mut tries = 0;
         loop {
             tries += 1;
-            match self.runner.run(&command) {
+            match self.runner.run(command) {
                 Ok(outcome) => {
                     self.spent.runs += 1;
                     self.spent.wall += outcome.wall;

@@ -67,6 +67,25 @@ pub(super) fn split(stdout: &str) -> (Vec<Diagnostic>, String) {
     (found, rest)
 }
 
+/// The programs of tests that a cargo command with `--message-format=json` built, in the order in which cargo runs them: the library's, those of
+/// programs, then tests by name.
+pub(super) fn test_programs(stdout: &str) -> Vec<String> {
+    let program = |line: &str| {
+        let line: Value = serde_json::from_str(line).ok()?;
+        let is_test = line["reason"] == "compiler-artifact" && line["profile"]["test"] == true;
+        let program = line["executable"].as_str().filter(|_| is_test)?;
+        let rank = match line["target"]["kind"][0].as_str()? {
+            "test" => 2,
+            "bin" => 1,
+            _ => 0,
+        };
+        Some((rank, line["target"]["name"].as_str()?.to_owned(), program.to_owned()))
+    };
+    let mut found: Vec<(u8, String, String)> = stdout.lines().filter_map(program).collect();
+    found.sort();
+    found.into_iter().map(|(.., program)| program).collect()
+}
+
 fn diagnostic(line: &Value) -> Option<Diagnostic> {
     let message = line.get("message").filter(|_| line["reason"] == "compiler-message")?;
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();

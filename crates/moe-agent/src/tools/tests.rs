@@ -127,6 +127,60 @@ fn wrong_calls_are_results_that_say_what_is_wrong() {
 }
 
 #[test]
+fn tests_with_a_limit_of_their_own_are_built_first_and_run_as_cargo_would() {
+    const BUILT: &str = concat!(
+        r#"{"reason":"compiler-artifact","target":{"kind":["test"],"name":"t"},"profile":{"test":true},"executable":"/agent/target/t-1"}"#,
+        "\n",
+        r#"{"reason":"compiler-artifact","target":{"kind":["lib"],"name":"a"},"profile":{"test":false},"executable":null}"#,
+        "\n",
+        r#"{"reason":"compiler-artifact","target":{"kind":["lib"],"name":"a"},"profile":{"test":true},"executable":"/agent/target/a-2"}"#,
+        "\n",
+    );
+    const PASSED: &str = "\nrunning 1 test\ntest one ... ok\n\ntest result: ok. 1 passed; 0 failed\n";
+    const FAILED: &str =
+        "\nrunning 1 test\ntest two ... FAILED\n\nfailures:\n\n---- two stdout ----\nno\n\ntest result: FAILED.\n";
+    let played = [
+        (End::Exit(0), BUILT),
+        (End::Exit(101), FAILED),
+        (End::Exit(0), PASSED),
+        (End::Exit(0), BUILT),
+        (End::Exit(0), PASSED),
+        (End::WallTime, "\nrunning 1 test\n"),
+        (End::WallTime, ""),
+    ];
+    with(
+        &played,
+        |setup| setup.test_seconds = Some(4),
+        |executor, played| {
+            let first = call(executor, "run_tests", "{\"filter\":\"o\"}");
+            assert_eq!(
+                (first.status(), first.output()),
+                (Status::Exit(101), "FAILED: 1 passed, 1 failed\ntwo\n  no\n")
+            );
+            let second = call(executor, "run_tests", "{}");
+            assert_eq!(second.status(), Status::Stopped(End::WallTime), "{}", second.output());
+            assert!(second.output().starts_with("stopped") || second.output().starts_with("the tests did not"));
+            let slow = call(executor, "run_tests", "{}");
+            assert_eq!(slow.status(), Status::Stopped(End::WallTime), "nothing runs that was not built");
+            let commands = played.commands.lock().unwrap();
+            let line = |command: &Command| {
+                let args = command.args.iter().map(|arg| arg.to_str().unwrap());
+                [command.program.to_str().unwrap()].into_iter().chain(args).collect::<Vec<_>>().join(" ")
+            };
+            let lines: Vec<String> = commands.iter().map(line).collect();
+            let build = "/agent/toolchain/bin/cargo test --offline --locked --no-run --message-format=json --tests";
+            let (lib, tests) = ("/agent/target/a-2", "/agent/target/t-1");
+            let run = |program: &str| format!("{program} --test-threads=1");
+            let filtered = |program: &str| format!("{program} o --test-threads=1");
+            assert_eq!(lines, [build, &filtered(lib), &filtered(tests), build, &run(lib), &run(tests), build]);
+            let walls: Vec<u64> = commands.iter().map(|command| command.limits.wall.as_millis() as u64).collect();
+            assert_eq!(walls, [120_000, 4000, 3995, 120_000, 4000, 3995, 120_000]);
+            assert!(commands.iter().all(|command| command.limits.cpu == command.limits.wall * 2));
+        },
+    );
+}
+
+#[test]
 fn files_are_read_searched_and_changed() {
     with(
         &[],

@@ -190,6 +190,7 @@ impl Config {
             brief: self.style == PromptStyle::Compact,
             may_change_tests: false,
             seconds: self.seconds,
+            test_seconds: None,
             memory_mib: self.memory_mib,
         }))
     }
