@@ -10,11 +10,12 @@ use data_pipeline::tokenizer::HARMONY_TOKENS;
 use eval_rust::judge::{Judge, Options, find_toolchain, read_list};
 use eval_rust::sandbox::Sandbox;
 use kernels_cubecl::Cpu;
+use model_core::harmony::Message;
 use model_core::{Decoder, ModelConfig};
 use moe_agent::rollout::{
-    Ending, Episode, Files, JudgedWorld, Level, Planted, PromptKeys, TaskSet, Tasks, World, Worth, find_tasks,
+    Ending, Episode, Files, JudgedWorld, Level, Planted, PromptKeys, Step, TaskSet, Tasks, World, Worth, find_tasks,
 };
-use moe_agent::tools::Setup;
+use moe_agent::tools::{Setup, Tool};
 
 const MANIFEST: &str = "[package]\nname = \"one\"\nversion = \"0.1.0\"\nedition = \"2024\"\n";
 const START: &str =
@@ -208,6 +209,60 @@ fn s24_an_error_of_the_judge_is_no_reward() {
     let worth = world.worth(&[made(0, 0, &[("src/lib.rs", &solution)])], 1).unwrap().remove(0);
     assert_eq!((worth.reward, worth.level), (None, None));
     assert!(!worth.reason.is_empty());
+}
+
+#[test]
+fn tests_are_written_where_they_are_the_task_and_nowhere_else() {
+    let Some(sandbox) = sandbox() else { return };
+    let dir = lab(&["repair"]);
+    let own = "//! T.\n\n#[test]\nfn saturates() {\n    assert_eq!(one::add(u32::MAX, 1), u32::MAX);\n}\n";
+    let solution = solved();
+    let wraps = solution.replace("saturating_add", "wrapping_add");
+    write(
+        &dir.path().join("tasks/write"),
+        &[
+            (
+                "task.toml",
+                "id = \"write\"\ndescription = \"Test it in tests/own.rs.\"\nkind = \"write_tests\"\n[limits]\ntest_s = 20\n\
+                 memory_mib = 256\n[write_tests]\ntests = [\"own\"]\n",
+            ),
+            ("start/Cargo.toml", MANIFEST),
+            ("start/src/lib.rs", &solution),
+            ("hidden/mutants/wraps/src/lib.rs", &wraps),
+            ("solution/Cargo.toml", MANIFEST),
+            ("solution/src/lib.rs", &solution),
+            ("solution/tests/own.rs", own),
+        ],
+    );
+    let work = dir.path().join("judge");
+    fs::create_dir_all(&work).unwrap();
+    let toolchain = find_toolchain(&|name| std::env::var_os(name)).unwrap();
+    let options = Options { toolchain: toolchain.clone(), vendor: None, work: work.canonicalize().unwrap() };
+    let judge = Judge::new(&sandbox, options).unwrap();
+    let setup = Setup::new(toolchain, work.canonicalize().unwrap());
+    let keys = PromptKeys { tools: vec![Tool::ApplyPatch, Tool::RunTests], ..PromptKeys::compact(9) };
+    let folders = find_tasks(&dir.path().join("tasks")).unwrap();
+    let tasks = TaskSet::load(&folders, &keys, &sandbox, setup).unwrap();
+    let arguments = serde_json::json!({ "path": "tests/own.rs", "old": "", "new": own }).to_string();
+    let play = |task: usize| {
+        let mut environment = tasks.environment(task).unwrap();
+        let mut said = String::new();
+        for call in [Message::call("functions.apply_patch", &arguments), Message::call("functions.run_tests", "{}")] {
+            match environment.act(&call).unwrap() {
+                Step::Reply { messages, .. } => said += &format!("{messages:?}"),
+                other => panic!("{other:?}"),
+            }
+        }
+        (said, Episode { candidate: environment.candidate(), ..made(task, 0, &[]) })
+    };
+    let (refused, repair) = play(0);
+    assert!(refused.contains("tests and benches may not be changed"), "{refused}");
+    assert!(!repair.candidate.contains_key("tests/own.rs"));
+    let (taken, written) = play(1);
+    assert!(taken.contains("tests/own.rs: new, 6 lines") && taken.contains("ok: 1 passed"), "{taken}");
+    let world = JudgedWorld::new(&judge, &tasks, Planted::default(), Path::new(""), &work, 2).unwrap();
+    let worth = world.worth(&[repair, written], 3).unwrap();
+    assert_eq!((worth[0].reward, worth[1].reward), (Some(0.1), Some(1.0)), "{worth:?}");
 }
 
 fn run(dir: &Path, args: &[&str]) -> Output {

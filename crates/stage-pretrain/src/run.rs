@@ -40,6 +40,7 @@ impl Stage for Pretrain {
             train: config.train.clone(),
             head: Head::CrossEntropy,
             adapter: None,
+            sampling: None,
         })
     }
 

@@ -7,7 +7,7 @@ mod plan;
 mod step;
 
 pub(crate) use plan::offloaded_bytes;
-pub use plan::{AdapterWorkload, MemoryPlan, Workload};
+pub use plan::{AdapterWorkload, MemoryPlan, SamplingWorkload, Workload};
 pub use step::{AdapterShape, Head};
 
 /// Bytes of the host's memory that a process can still take, as Linux estimates them; `None` on other systems.

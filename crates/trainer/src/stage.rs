@@ -50,7 +50,7 @@ pub trait Stage {
     /// Its name: `pretrain`, `sft`, ...
     const NAME: &'static str;
     /// Whether its steps ask a device for the same sizes of memory again and again; those of a stage that samples do not, and
-    /// its memory plan is then without what sampling takes.
+    /// the device's pool then holds more than the memory plan counts.
     const FIXED_SIZES: bool = true;
     /// Its configuration.
     type Config: Serialize + DeserializeOwned;

@@ -60,7 +60,7 @@ impl Tuning<'_> {
     /// What is trained, for the memory plan.
     pub fn workload(&self, head: Head) -> Workload {
         let adapter = self.adapter.as_ref().map(|adapter| adapter.workload.clone());
-        Workload { model_dir: self.model_dir.to_path_buf(), train: self.train.clone(), head, adapter }
+        Workload { model_dir: self.model_dir.to_path_buf(), train: self.train.clone(), head, adapter, sampling: None }
     }
 
     /// The model that the stage starts from, with the weights of experts in the form that its adapter asks for.

@@ -13,7 +13,7 @@ mod sample;
 pub use sample::Sampling;
 
 /// Sequences decoded together; more prompts are taken in turns, which changes no result.
-const ROWS_PER_BATCH: usize = 64;
+pub const ROWS_PER_BATCH: usize = 64;
 
 /// Why a sequence ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use kernels_cubecl::LmBackend;
 use moe_agent::grpo::{self, GrpoConfig};
 use moe_agent::rollout::{JudgedWorld, Planted, RolloutError, TaskSet, find_tasks};
 use trainer::config::Arithmetic;
-use trainer::memory::{Head, Workload};
+use trainer::memory::{Head, SamplingWorkload, Workload};
 use trainer::stage::Stage;
 use trainer::{Outcome, StageArgs, TrainError};
 
@@ -27,7 +27,12 @@ impl Stage for Grpo {
     }
 
     fn workload(config: &GrpoConfig) -> Option<Workload> {
-        Some(config.tuning(Self::NAME).workload(Head::Logprobs))
+        let sampling = SamplingWorkload {
+            rows: config.prompts_per_step * config.group_size,
+            max_len: config.seq_len,
+            reference: config.needs_reference(),
+        };
+        Some(Workload { sampling: Some(sampling), ..config.tuning(Self::NAME).workload(Head::Logprobs) })
     }
 
     fn run<B: LmBackend>(config: GrpoConfig, args: &StageArgs, device: &B::Device) -> Result<Outcome, TrainError> {

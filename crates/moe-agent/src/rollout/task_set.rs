@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use eval_rust::judge::Task;
+use eval_rust::judge::{Task, TaskKind};
 use eval_rust::sandbox::Run;
 use gates::artifact;
 use model_core::harmony::Conversation;
@@ -106,7 +106,9 @@ impl<'a> TaskSet<'a> {
             // What a candidate does must not hold up all others for longer than the judge would let it.
             let limits = task.file.limits;
             let (seconds, test_seconds) = (setup.seconds.min(limits.check_s), setup.seconds.min(limits.test_s));
-            let own = Arc::new(Setup { seconds, test_seconds: Some(test_seconds), ..(*setup).clone() });
+            let may_change_tests = task.file.kind == TaskKind::WriteTests;
+            let test_seconds = Some(test_seconds);
+            let own = Arc::new(Setup { seconds, test_seconds, may_change_tests, ..(*setup).clone() });
             known.push(Known { folder, prompt, locked: with_lock(files.clone(), lock)?, files, setup: own });
         }
         Ok(Self { runner, known, ids, fingerprint: artifact::hash_bytes(text.as_bytes()) })

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use kernels_cubecl::DeviceMemory;
 use model_core::hf::{LeafMap, PackedExperts, leaf_map, read_config};
+use model_core::generate::ROWS_PER_BATCH;
 use model_core::{LoraConfig, ModelConfig, Replay};
 
 use super::step::{AdapterShape, Head, Shapes, StepMemory, replay};
@@ -29,6 +30,19 @@ pub struct Workload {
     pub head: Head,
     /// Adapters, where only they train.
     pub adapter: Option<AdapterWorkload>,
+    /// What it holds to sample, where it does.
+    pub sampling: Option<SamplingWorkload>,
+}
+
+/// What a stage that samples holds besides what its updates need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SamplingWorkload {
+    /// Sequences that are asked for at a time.
+    pub rows: usize,
+    /// Tokens of the longest, its prompt included.
+    pub max_len: usize,
+    /// Whether the policy is measured against the weights of the start; an adapter leaves those alone, and they cost nothing.
+    pub reference: bool,
 }
 
 /// Adapters as a stage is configured.
@@ -81,6 +95,11 @@ pub struct MemoryPlan {
     /// What gradients, activations and passing buffers have in common, because the pool gives a freed buffer to the next one
     /// of its size.
     pub shared: u64,
+    /// Weights of the start, where the policy is measured against them and all weights train.
+    pub reference: u64,
+    /// Keys and values of the sequences that are sampled together. What is sampled has other sizes each time, so that a pool
+    /// shares none of it with the updates, and may come to hold more.
+    pub cache: u64,
     /// Context, kernels, workspace.
     pub libraries: u64,
     /// Pinned in the host's memory for the inputs of offloaded blocks; no part of the total, which is the device's.
@@ -127,6 +146,8 @@ impl MemoryPlan {
             activations: kept,
             passing: apart.saturating_sub(gradients + kept),
             shared: (gradients + kept).max(apart) - together,
+            reference: 0,
+            cache: 0,
             libraries: LIBRARIES,
             host: offloaded_bytes(model, train),
             offloaded: shapes.offloaded,
@@ -134,10 +155,18 @@ impl MemoryPlan {
         }
     }
 
+    /// The plan of a run that samples too, with elements of this many bytes.
+    fn sampling(self, model: &ModelConfig, element: u64, sampling: &SamplingWorkload, adapter: bool) -> Self {
+        let tokens = sampling.rows.min(ROWS_PER_BATCH) * sampling.max_len.min(model.max_seq_len);
+        let cache = 2 * (tokens * model.heads().kv_width() * model.n_layers) as u64 * element;
+        Self { cache, reference: if sampling.reference && !adapter { self.weights } else { 0 }, ..self }
+    }
+
     /// Everything together on the device.
     pub fn total(&self) -> u64 {
         let step = self.gradients + self.activations + self.passing - self.shared;
-        self.weights + self.remainder + self.moments + self.histories + step + self.libraries
+        let sampling = self.reference + self.cache;
+        self.weights + self.remainder + self.moments + self.histories + step + sampling + self.libraries
     }
 
     /// The plan, where the host has memory enough for its part; where it does not say how much it has, it has.
@@ -166,7 +195,12 @@ impl Workload {
 
     fn plan_for(&self, model: &ModelConfig, train: &TrainConfig) -> Result<MemoryPlan, TrainError> {
         let adapter = self.adapter.as_ref().map(|adapter| adapter.shape(model)).transpose()?;
-        Ok(MemoryPlan::new(model, train, self.head, adapter))
+        let plan = MemoryPlan::new(model, train, self.head, adapter);
+        let element = if train.precision == Arithmetic::F32 { 4 } else { 2 };
+        Ok(match &self.sampling {
+            Some(sampling) => plan.sampling(model, element, sampling, self.adapter.is_some()),
+            None => plan,
+        })
     }
 
     /// The plan, where the device has memory enough for it, and the host for its part.
@@ -267,6 +301,8 @@ impl fmt::Display for MemoryPlan {
             (' ', "activations", self.activations),
             (' ', "passing buffers", self.passing),
             ('-', "shared by the three", self.shared),
+            (' ', "reference", self.reference),
+            (' ', "cache of sampling", self.cache),
             (' ', "context and libraries", self.libraries),
         ] {
             if bytes > 0 {
@@ -315,6 +351,33 @@ mod tests {
 
     fn plan(model: &ModelConfig, train: &TrainConfig) -> MemoryPlan {
         MemoryPlan::new(model, train, Head::CrossEntropy, None)
+    }
+
+    /// The reference is a copy only where all weights train; no more rows are sampled together than one batch has.
+    #[test]
+    fn sampling_needs_its_cache_and_what_it_is_measured_against() {
+        let model = ModelConfig::preset("125m").unwrap();
+        let train = settings(Arithmetic::Bf16, MomentsKind::Full, 1);
+        let bytes = |sampling, adapter| {
+            let lora = all_linear(8);
+            let adapter = Some(AdapterWorkload { lora, divide_by_experts: false, packed_experts: PackedExperts::No })
+                .filter(|_| adapter);
+            let workload =
+                Workload { model_dir: PathBuf::new(), train: train.clone(), head: Head::Logprobs, adapter, sampling };
+            let plan = workload.plan_for(&model, &train).unwrap();
+            (plan.total(), plan.reference, plan.cache)
+        };
+        let some = |rows, max_len, reference| Some(SamplingWorkload { rows, max_len, reference });
+        let row = 2 * 2 * (model.n_layers * model.heads().kv_width()) as u64;
+        let weights = 2 * model.n_params();
+        for (adapter, copy) in [(false, weights), (true, 0)] {
+            let (plain, ..) = bytes(None, adapter);
+            let cache = 48 * 512 * row;
+            assert_eq!(bytes(some(48, 512, true), adapter), (plain + copy + cache, copy, cache));
+            assert_eq!(bytes(some(48, 512, false), adapter), (plain + cache, 0, cache));
+            let full = ROWS_PER_BATCH as u64 * model.max_seq_len as u64 * row;
+            assert_eq!(bytes(some(1000, usize::MAX, false), adapter), (plain + full, 0, full));
+        }
     }
 
     /// What `perf train` measured on an H100 with 80 GB, everything in use included: GiB with 4 rows of 1024 tokens.
@@ -400,7 +463,13 @@ mod tests {
                 AdapterWorkload { lora: lora.clone(), divide_by_experts, packed_experts: PackedExperts::Mxfp4 };
             let want = adapter.lora_for(&model).unwrap().n_params(&model).unwrap();
             let head = Head::CrossEntropy;
-            let workload = Workload { model_dir: PathBuf::new(), train: train.clone(), head, adapter: Some(adapter) };
+            let workload = Workload {
+                model_dir: PathBuf::new(),
+                train: train.clone(),
+                head,
+                adapter: Some(adapter),
+                sampling: None,
+            };
             let plan = workload.plan_for(&model, &train).unwrap();
             assert_eq!((plan.gradients, plan.moments, plan.remainder), (2 * want, 8 * want, 2 * want));
             (want, plan.total())
@@ -494,8 +563,13 @@ mod tests {
     fn too_little_memory_is_an_error_that_says_what_to_change() {
         let model = ModelConfig::preset("7b-wide").unwrap();
         let train = settings(Arithmetic::Bf16, MomentsKind::Full, 4);
-        let workload =
-            Workload { model_dir: PathBuf::new(), train: train.clone(), head: Head::CrossEntropy, adapter: None };
+        let workload = Workload {
+            model_dir: PathBuf::new(),
+            train: train.clone(),
+            head: Head::CrossEntropy,
+            adapter: None,
+            sampling: None,
+        };
         let check = |free: u64| workload.require_for(&model, DeviceMemory { free, total: 80 << 30 });
         let error = check(79 << 30).unwrap_err();
         assert_eq!(error.exit_code(), 4);
