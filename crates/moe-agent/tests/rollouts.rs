@@ -250,7 +250,11 @@ fn tests_are_written_where_they_are_the_task_and_nowhere_else() {
         for call in [Message::call("functions.apply_patch", &arguments), Message::call("functions.run_tests", "{}")] {
             match environment.act(&call).unwrap() {
                 Step::Reply { messages, .. } => said += &format!("{messages:?}"),
-                other => panic!("{other:?}"),
+                Step::Malformed(problem) => {
+                    said += &problem;
+                    break;
+                }
+                Step::Done => panic!("a call is no answer"),
             }
         }
         (said, Episode { candidate: environment.candidate(), ..made(task, 0, &[]) })

@@ -4,8 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 
 use kernels_cubecl::DeviceMemory;
-use model_core::hf::{LeafMap, PackedExperts, leaf_map, read_config};
 use model_core::generate::ROWS_PER_BATCH;
+use model_core::hf::{LeafMap, PackedExperts, leaf_map, read_config};
 use model_core::{LoraConfig, ModelConfig, Replay};
 
 use super::step::{AdapterShape, Head, Shapes, StepMemory, replay};
