@@ -45,7 +45,7 @@ pub(crate) struct Arguments {
     jobs: usize,
     /// Share of a list at which the judge itself may fail before the exit code says so.
     #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = share)]
-    max_errors: f64,
+    max_judge_errors: f64,
     /// Result: JSON of one candidate, JSON lines of a list.
     #[arg(long)]
     out: PathBuf,
@@ -89,7 +89,7 @@ pub(crate) fn judge(arguments: Arguments, helper: &Path) -> Result<ExitCode> {
     for judgement in judgements.iter().filter(|judgement| judgement.status == Status::Error) {
         eprintln!("eval-rust: {}: {}", shown(&judgement.task), shown(&judgement.reason));
     }
-    let few = errors as f64 <= arguments.max_errors * judgements.len() as f64;
+    let few = errors as f64 <= arguments.max_judge_errors * judgements.len() as f64;
     Ok(ExitCode::from(if few { 0 } else { 3 }))
 }
 
