@@ -407,7 +407,7 @@ impl<'a> Executor<'a> {
             let args: Vec<&str> = filter.into_iter().chain(["--test-threads=1"]).collect();
             let mut command = cargo::tool(&self.setup, &self.workspace, "", &args, false);
             command.program = program.into();
-            command.limits.wall = left.min(command.limits.wall);
+            command.limits.wall = left;
             command.limits.cpu = command.limits.wall * 2;
             let outcome = self.launch(&command)?;
             left = left.saturating_sub(outcome.wall).max(Duration::from_millis(100));
